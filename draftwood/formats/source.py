@@ -1,0 +1,127 @@
+"""What every container of weights looks like to the rest of draftwood."""
+
+from __future__ import annotations
+
+import mmap
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from draftwood.errors import FileError, FormatError, UnsupportedModelError
+from draftwood.formats.ggml import BLOCK_TYPES, BlockType
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a file.
+
+    `shape` is in torch order (rows first; the last entry is the length of a row in weights) and never empty:
+    a scalar has shape (1,). `nbytes` counts the stored bytes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    block_type: BlockType
+    nbytes: int
+
+
+class UnsupportedTensorInfo(TensorInfo):
+    """A tensor stored in a type that draftwood cannot read.
+
+    Files may carry such tensors as long as nothing needs them, so opening succeeds and reading `block_type`
+    raises UnsupportedModelError.
+    """
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], type_name: str, nbytes: int) -> None:
+        # The base class is frozen and its generated __init__ would set block_type.
+        for key, value in (
+            ("path", path),
+            ("name", name),
+            ("shape", shape),
+            ("type_name", type_name),
+            ("nbytes", nbytes),
+        ):
+            object.__setattr__(self, key, value)
+
+    path: Path
+    type_name: str
+
+    @property
+    def block_type(self) -> NoReturn:
+        raise UnsupportedModelError(
+            f"{shown(self.path)}: tensor {quoted(self.name)} is stored as {self.type_name}, which draftwood "
+            f"cannot read: use a file in one of {', '.join(BLOCK_TYPES)}."
+        )
+
+    def __repr__(self) -> str:
+        return f"UnsupportedTensorInfo(name={self.name!r}, shape={self.shape}, type_name={self.type_name!r})"
+
+
+class TensorSource(Protocol):
+    """A file, or a set of files, with named tensors."""
+
+    @property
+    def path(self) -> Path:
+        """What was opened."""
+        ...
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """All tensors by name, in file order."""
+        ...
+
+    def raw(self, name: str) -> npt.NDArray[np.uint8]:
+        """The stored bytes, uint8 [*shape[:-1], row_bytes], as a view of the mapped file (do not write to
+        it).
+
+        KeyError for a name that is not in `tensors`, UnsupportedModelError for an unsupported block type.
+        """
+        ...
+
+
+# Python names it from 3.13 on; this is its value on Linux.
+_MAP_NORESERVE = 0x4000
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map a whole file privately: views of it count as writable, and no write reaches the file.
+
+    That is what torch wants of an array it is to use without copying. On Linux nothing is reserved for those
+    writes; a model larger than the machine's memory could not be mapped otherwise. FileError if the file
+    cannot be opened, FormatError if it is a directory, a device or empty.
+    """
+    try:
+        if path.is_dir():
+            raise FormatError(f"{shown(path)} is a directory, not a model file: name a file inside it.")
+        if not path.exists():
+            raise FileError(f"{shown(path)} does not exist: check the path, or fetch the model first.")
+        if not path.is_file():  # a pipe would block for ever
+            raise FormatError(f"{shown(path)} is not a regular file: name a model file.")
+        if path.stat().st_size == 0:
+            raise FormatError(f"{shown(path)} is empty, not a model file: download it again.")
+        with path.open("rb") as file:
+            if platform.system() == "Linux":
+                flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
+                return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise FileError(
+            f"{shown(path)} cannot be read ({error.strerror}): check the file and its permissions."
+        ) from None
+
+
+def shown(path: Path) -> str:
+    """The path for a message, shortened from the left so that a sentence stays short."""
+    text = str(path)
+    return text if len(text) <= 100 else "..." + text[-97:]
+
+
+def quoted(name: Any) -> str:
+    """A name out of a file for a message: one line, printable, at most 60 characters and its quotes."""
+    text = str(name)
+    return ascii(text if len(text) <= 60 else text[:57] + "...")[:80]
