@@ -1,0 +1,293 @@
+"""Draft trees: the candidates that one verify pass reads, and the shapes in which they are grown.
+
+A tree shape is a function registered in `BUILDERS`.  Builders use tensor operations of fixed sizes only and
+never read a value on the host, so that a drafter can grow its tree inside a captured graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from draftwood.errors import UsageError
+
+MAX_NODES = 64
+MAX_BUDGET = MAX_NODES - 1
+
+ChainSeed = Literal["half", "full", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class HostTree:
+    """A `DraftTree` as lists, each of length `count`, for tests and for the page that draws trees."""
+
+    tokens: list[int]
+    parents: list[int]
+    depth: list[int]
+
+
+@dataclass(slots=True)
+class DraftTree:
+    """Candidate continuations of a sequence, in tensors of fixed capacity MAX_NODES on the sequence's device.
+
+    tokens   int64 [64]  token ids; node 0 is the pending token (decided, not yet in any cache)
+    parents  int64 [64]  node index of the parent; -1 for node 0; a parent's index is lower than its child's
+    depth    int64 [64]  edges to node 0
+    count    int64 []    nodes in use, node 0 included; the other slots hold token 0, parent -1, depth 0
+
+    Siblings have distinct tokens.  The first child of a node is the likeliest one.
+    """
+
+    tokens: Tensor
+    parents: Tensor
+    depth: Tensor
+    count: Tensor
+
+    @classmethod
+    def empty(cls, device: torch.device | str) -> DraftTree:
+        """A tree with no node in use, on `device`."""
+        return cls(
+            tokens=torch.zeros(MAX_NODES, dtype=torch.int64, device=device),
+            parents=torch.full((MAX_NODES,), -1, dtype=torch.int64, device=device),
+            depth=torch.zeros(MAX_NODES, dtype=torch.int64, device=device),
+            count=torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+    def to_host(self) -> HostTree:
+        """The nodes in use, as lists; waits for the device."""
+        count = int(self.count)
+        return HostTree(
+            tokens=self.tokens[:count].tolist(),
+            parents=self.parents[:count].tolist(),
+            depth=self.depth[:count].tolist(),
+        )
+
+
+def check_budget(budget: int) -> None:
+    """Raise UsageError unless `budget`, the candidate nodes of a tree without its root, is in 1..63."""
+    if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= MAX_BUDGET:
+        raise UsageError(
+            f"The tree budget is {budget!r}, but must be a whole number from 1 to {MAX_BUDGET} "
+            "(candidate nodes without the root); give a budget in that range."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TreeShape:
+    """How a drafter grows its tree.
+
+    kind         a name in `BUILDERS`: root_only (plain decoding), chain (DFlash) or best_first (DDTree)
+    budget       candidate nodes without the root, 1..63
+    candidates   tokens considered per depth, >= 1
+    temperature  > 0; the drafter divides its logits by it before it normalises them to the log-probabilities
+                 that order the tree (below 1 deeper, above 1 bushier); it never changes the output
+    chain_seed   how much of the budget the greedy chain claims first: half (at least one node), full or none
+
+    Raises UsageError where a value is outside these limits.
+    """
+
+    kind: str
+    budget: int
+    candidates: int = 8
+    temperature: float = 1.0
+    chain_seed: ChainSeed = "half"
+
+    def __post_init__(self) -> None:
+        if self.kind not in BUILDERS:
+            known = ", ".join(BUILDERS)
+            raise UsageError(f"The tree shape is {self.kind!r}, but must be one of {known}; choose one.")
+        check_budget(self.budget)
+        if self.candidates < 1:
+            raise UsageError(
+                f"The candidates per depth are {self.candidates!r}, but must be at least 1; give more."
+            )
+        if not 0 < self.temperature < float("inf"):
+            raise UsageError(
+                f"The tree temperature is {self.temperature!r}, but must be finite and above 0; give another."
+            )
+        if self.chain_seed not in SEED_LENGTHS:
+            known = ", ".join(SEED_LENGTHS)
+            raise UsageError(
+                f"The chain seed is {self.chain_seed!r}, but must be one of {known}; choose one."
+            )
+
+    @property
+    def branching(self) -> bool:
+        """Whether a node may have several children."""
+        return self.kind == "best_first"
+
+
+SEED_LENGTHS: dict[str, Callable[[int], int]] = {
+    "half": lambda budget: max(1, budget // 2),
+    "full": lambda budget: budget,
+    "none": lambda budget: 0,
+}
+
+
+def build_tree(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> DraftTree:
+    """Grow a tree of `shape` from independent distributions per depth.
+
+    pending    int64 [], the token of node 0
+    tokens     int64 [depths, K], row d - 1 the candidates at depth d, the likeliest first, all different
+    log_probs  float32 [depths, K], their log-probabilities, descending in each row; -inf is never chosen
+    Returns a tree on the device of `tokens`.  K may be less than `shape.candidates`; a larger K is cut to it.
+    """
+    return BUILDERS[shape.kind](pending, tokens, log_probs, shape)
+
+
+def _narrow(tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> tuple[Tensor, Tensor]:
+    """The depths and ranks that can enter the tree; log-probabilities at most 0, NaN taken as impossible.
+
+    Then no node scores more than its parent, even where a log-probability was rounded to above 0.
+    """
+    depths, width = min(tokens.shape[0], shape.budget), min(tokens.shape[1], shape.candidates)
+    log_probs = torch.nan_to_num(log_probs[:depths, :width], nan=-torch.inf, neginf=-torch.inf)
+    return tokens[:depths, :width], log_probs.clamp(max=0.0)
+
+
+def _assemble(pending: Tensor, tokens: Tensor, parents: Tensor, depth: Tensor, alive: Tensor) -> DraftTree:
+    """A tree of the root and `n` further nodes (int64 [n], bool [n]), the living ones first."""
+    room = MAX_NODES - 1 - tokens.shape[0]
+    zero = torch.zeros(1, dtype=torch.int64, device=tokens.device)
+
+    def column(root: Tensor, rest: Tensor, unused: int) -> Tensor:
+        rest = torch.where(alive, rest, unused)
+        return torch.nn.functional.pad(torch.cat([root, rest]), (0, room), value=unused)
+
+    return DraftTree(
+        tokens=column(pending.reshape(1), tokens, 0),
+        parents=column(zero - 1, parents, -1),
+        depth=column(zero, depth, 0),
+        count=1 + alive.sum(),
+    )
+
+
+def _build_root_only(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> DraftTree:
+    nothing = torch.zeros(0, dtype=torch.int64, device=tokens.device)
+    return _assemble(pending, nothing, nothing, nothing, nothing.bool())
+
+
+def _build_chain(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> DraftTree:
+    """The likeliest token of each depth, down to the budget or to the first impossible one."""
+    tokens, log_probs = _narrow(tokens, log_probs, shape)
+    if not tokens.numel():
+        return _build_root_only(pending, tokens, log_probs, shape)
+    depth = torch.arange(1, tokens.shape[0] + 1, device=tokens.device)
+    alive = log_probs[:, 0].cumsum(0) > -torch.inf
+    return _assemble(pending, tokens[:, 0], depth - 1, depth, alive)
+
+
+def _build_best_first(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> DraftTree:
+    """The likeliest `budget` nodes, a node's score being the sum of log-probabilities along its path (DDTree;
+    SPEC-dflash 3.3 walks the same order with a heap), after the chain seed.
+
+    Level by level: no tree of `budget` nodes holds more than the best `budget` candidates of a depth, so each
+    level keeps these.  Sorting is stable and levels are joined in order of depth, so a parent comes before
+    its child even where their scores are equal, and the best nodes, however many, include their parents.  The
+    first node of a level is the child of the first node of the level above: these are the greedy chain.
+    """
+    tokens, log_probs = _narrow(tokens, log_probs, shape)
+    depths, width = tokens.shape
+    if not tokens.numel():
+        return _build_root_only(pending, tokens, log_probs, shape)
+
+    budget, device = shape.budget, tokens.device
+    seed = min(depths, SEED_LENGTHS[shape.chain_seed](budget))
+
+    scores = torch.zeros(1, dtype=torch.float32, device=device)
+    level_priorities, level_tokens, level_parents = [], [], []
+    starts = [-1, 0]
+    for level in range(depths):
+        candidates = (scores[:, None] + log_probs[level]).reshape(-1)
+        kept = min(budget, candidates.shape[0])
+        ranked, order = candidates.sort(descending=True, stable=True)
+        scores, order = ranked[:kept], order[:kept]
+        seeded = torch.arange(kept, device=device) < (1 if level < seed else 0)
+        level_priorities.append(torch.where(seeded & (scores > -torch.inf), torch.inf, scores))
+        level_tokens.append(tokens[level, order % width])
+        level_parents.append(starts[level] + order // width)
+        starts.append(starts[-1] + kept)
+
+    depth = torch.cat(
+        [
+            torch.full((stop - start,), level + 1, dtype=torch.int64, device=device)
+            for level, (start, stop) in enumerate(pairwise(starts[1:]))
+        ]
+    )
+    priority, token, parent = torch.cat(level_priorities), torch.cat(level_tokens), torch.cat(level_parents)
+    total = priority.shape[0]
+    size = min(budget, total)
+    ranked, chosen = priority.sort(descending=True, stable=True)
+    # Impossible candidates move past the end; the others return to the order of depth, then score.
+    chosen = torch.where(ranked[:size] > -torch.inf, chosen[:size], total).sort().values
+    alive = chosen < total
+    index = torch.arange(1, size + 1, device=device)
+    # The extra places serve dead slots (total) and the root, whose -1 lands on the last place.
+    node_of = torch.zeros(total + 2, dtype=torch.int64, device=device).scatter(0, chosen, index)
+    chosen = chosen.clamp(max=total - 1)
+    parents = node_of[parent[chosen].where(parent[chosen] >= 0, total + 1)]
+    return _assemble(pending, token[chosen], parents, depth[chosen], alive)
+
+
+Builder = Callable[[Tensor, Tensor, Tensor, TreeShape], DraftTree]
+
+BUILDERS: dict[str, Builder] = {
+    "root_only": _build_root_only,
+    "chain": _build_chain,
+    "best_first": _build_best_first,
+}
+
+ROOT_ONLY = TreeShape("root_only", budget=1)
+"""The shape of plain decoding; it has no candidates, whatever its budget."""
+
+
+def merge_paths(pending: Tensor, paths: Sequence[Sequence[int]], budget: int) -> DraftTree:
+    """Merge several continuations of the pending token (int64 []) into one tree, on the device of `pending`.
+
+    Shared beginnings become shared nodes.  Earlier paths come first and may use up the budget (1..63 nodes).
+    Runs on the host.  Raises UsageError for another budget.
+    """
+    check_budget(budget)
+    tokens: list[int] = []
+    parents: list[int] = []
+    depth: list[int] = []
+    children: dict[tuple[int, int], int] = {}
+    for path in paths:
+        node = 0
+        for step, token in enumerate(path, start=1):
+            child = children.get((node, token))
+            if child is None:
+                if len(tokens) == budget:
+                    break
+                tokens.append(token)
+                parents.append(node)
+                depth.append(step)
+                child = children[node, token] = len(tokens)
+            node = child
+    columns = torch.tensor([tokens, parents, depth], dtype=torch.int64, device=pending.device)
+    alive = torch.ones(len(tokens), dtype=torch.bool, device=pending.device)
+    return _assemble(pending, columns[0], columns[1], columns[2], alive)
+
+
+def ancestors(tree: DraftTree, max_depth: int) -> Tensor:
+    """For each node its path from the root: int64 [64, max_depth + 1].
+
+    Row i, column d is the index of node i's ancestor at depth d, i itself at its own depth, -1 beyond; rows
+    of unused slots are all -1.  `max_depth` is at least the depth of the deepest node.
+    """
+    capacity, device = tree.parents.shape[0], tree.parents.device
+    # Column s of `up` is the ancestor s steps up; turns double them.  Row `capacity` is "above the root".
+    up = torch.arange(capacity + 1, device=device)[:, None]
+    jump = torch.nn.functional.pad(tree.parents.where(tree.parents >= 0, capacity), (0, 1), value=capacity)
+    while up.shape[1] <= max_depth:
+        up = torch.cat([up, up[jump]], dim=1)
+        jump = jump[jump]
+    steps = tree.depth[:, None] - torch.arange(max_depth + 1, device=device)
+    used = torch.arange(capacity, device=device) < tree.count
+    found = up[:capacity].gather(1, steps.clamp(0, up.shape[1] - 1))
+    return torch.where((steps >= 0) & used[:, None], found, -1)
