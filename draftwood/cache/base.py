@@ -1,0 +1,84 @@
+"""The state one layer keeps for one sequence, and the storage of one axis (K or V) of a KV cache.
+
+Letters: C committed tokens, R nodes of a decode pass, T tokens of a prefill pass, G KV heads, D head width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from draftwood.batch import MAX_ROWS
+
+
+class LayerState(ABC):
+    """What a layer remembers of a sequence (DESIGN section 4).
+
+    A decode pass stages its nodes through the layer's own method, then exactly one `commit` keeps the accepted ones
+    and drops the rest; an aborted pass never commits and leaves nothing to undo.
+    """
+
+    @abstractmethod
+    def commit(self, path: Tensor, count: int) -> None:
+        """Keep the staged nodes `path[:count]` (int64, node indices along one root-to-node path); drop the others."""
+
+    @abstractmethod
+    def truncate(self, length: int) -> None:
+        """Go back to `length` committed tokens; a ValueError where the state cannot (recurrent ones go by snapshot)."""
+
+    @abstractmethod
+    def snapshot(self) -> Any:
+        """A copy of the state that `restore` accepts."""
+
+    @abstractmethod
+    def restore(self, snapshot: Any) -> None:
+        """Return to a snapshot of this state."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of the long-lived buffers."""
+
+
+class Plane(ABC):
+    """Rows of K or of V of one layer in one KV type: `capacity` committed rows and room for `MAX_ROWS` staged ones.
+
+    Rows are encoded when they are written, staged or committed alike, and decoded when they are read, so an attended
+    row never depends on which of the two it was (DESIGN law 1).
+    """
+
+    def __init__(self, heads: int, head_dim: int, capacity: int, device: str) -> None:
+        self.heads, self.head_dim, self.capacity, self.device = heads, head_dim, capacity, device
+
+    @property
+    def rows(self) -> int:
+        """Rows of the buffers: committed ones, then scratch for a pass, then the staging area in node order."""
+        return self.capacity + 2 * MAX_ROWS
+
+    @property
+    def staging(self) -> int:
+        """First row of the staging area."""
+        return self.capacity + MAX_ROWS
+
+    @abstractmethod
+    def write(self, rows: Tensor, at: int) -> None:
+        """Encode float32 `rows` [n, G, D] into rows at .. at+n-1."""
+
+    @abstractmethod
+    def move(self, source: Tensor, at: int) -> None:
+        """Copy the encoded rows `source` (int64 [n], row numbers) to rows at .. at+n-1."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows start .. stop-1 decoded, float32 [G, stop-start, D]; may be a view of the storage."""
+
+    @abstractmethod
+    def buffers(self) -> dict[str, Tensor]:
+        """The tensors that hold the rows, by name; every one has its rows on axis 1."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers."""
+        return sum(t.nbytes for t in self.buffers().values())

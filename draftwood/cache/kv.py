@@ -1,0 +1,95 @@
+"""The KV cache of one attention layer: a plane for K and one for V.
+
+Committed rows lie at their logical positions, and a row's logical position is where the attention looks for it: a
+staged node takes the position it will have once committed, C + depth. Nodes that form a chain are therefore encoded
+in place. Nodes of a branching tree are encoded in a staging area in node order; the attention lays each
+root-to-node path out at C .. C+depth as it goes (`attend`), and `commit` moves the accepted rows there for good.
+Keys keep the rotary of their logical position, so nothing is rotated again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from draftwood.cache.base import LayerState
+from draftwood.cache.registry import load_plane
+from draftwood.cache.spec import KVSpec
+from draftwood.errors import UsageError
+
+
+class KVState(LayerState):
+    """K and V rows of one layer and sequence."""
+
+    def __init__(
+        self, spec: tuple[KVSpec, KVSpec], heads: int, head_dim: int, capacity: int, device: str
+    ) -> None:
+        for kind in spec:
+            if head_dim % kind.head_multiple:
+                raise UsageError(
+                    f"KV type {kind.name} needs a head width that is a multiple of {kind.head_multiple}, this model's is {head_dim}; use f16."
+                )
+        self.keys, self.values = (load_plane(kind)(heads, head_dim, capacity, device) for kind in spec)
+        self.length = 0
+        self._in_place = True
+
+    def append(self, keys: Tensor, values: Tensor, count: int) -> None:
+        """Prefill: encode rows [T, G, D] after the committed ones and commit the first `count` of them."""
+        self.keys.write(keys, self.length)
+        self.values.write(values, self.length)
+        self.length += count
+
+    def stage(self, keys: Tensor, values: Tensor, in_place: bool) -> None:
+        """Encode a decode pass's rows [R, G, D]; `in_place`: the nodes form a chain, row i at depth i."""
+        at = self.length if in_place else self.keys.staging
+        self.keys.write(keys, at)
+        self.values.write(values, at)
+        self._in_place = in_place
+
+    def staged(self, count: int) -> tuple[Tensor, Tensor]:
+        """The staged rows of a branching tree in node order, decoded: two float32 [G, count, D]."""
+        at = self.keys.staging
+        return self.keys.read(at, at + count), self.values.read(at, at + count)
+
+    def commit(self, path: Tensor, count: int) -> None:
+        """Keep the nodes `path[:count]`."""
+        if not self._in_place:
+            source = path[:count] + self.keys.staging
+            self.keys.move(source, self.length)
+            self.values.move(source, self.length)
+        self.length += count
+
+    def truncate(self, length: int) -> None:
+        """Drop the rows from `length` on."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot truncate {self.length} rows to {length}")
+        self.length = length
+
+    def snapshot(self) -> Any:
+        """A copy of the committed rows."""
+        rows = {
+            axis: {name: t[:, : self.length].clone() for name, t in plane.buffers().items()}
+            for axis, plane in (("keys", self.keys), ("values", self.values))
+        }
+        return self.length, rows
+
+    def restore(self, snapshot: Any) -> None:
+        """Return to a snapshot."""
+        self.length, rows = snapshot
+        for axis, plane in (("keys", self.keys), ("values", self.values)):
+            for name, buffer in plane.buffers().items():
+                buffer[:, : self.length] = rows[axis][name]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both planes."""
+        return self.keys.nbytes + self.values.nbytes
+
+
+def poison(state: KVState) -> None:
+    """Fill every buffer with NaN (codes with 127), so that a test sees any row that was read before it was written."""
+    for plane in (state.keys, state.values):
+        for buffer in plane.buffers().values():
+            buffer.fill_(torch.nan if buffer.dtype.is_floating_point else 127)

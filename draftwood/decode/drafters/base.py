@@ -1,0 +1,65 @@
+"""The seam between the decoding loop and whatever proposes tokens (DESIGN section 4)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from draftwood.decode.tree import DraftTree, TreeShape
+from draftwood.models.base import Model
+
+
+@dataclass(frozen=True)
+class DrafterRequest:
+    """What a drafter is made for.
+
+    target: the loaded target, whose token table and head a draft may borrow. path: the draft file or directory, None
+    for drafters without one. dtype: "auto", "float32" or "bfloat16". kv: KV type of the draft's own cache.
+    causal: in-block causality, "file", "none", "sliding" or "all". block: rows of a block, None for the file's.
+    tap_shift: "auto", "0" or "1", what to subtract from the file's target layer numbers.
+    """
+
+    target: Model
+    path: Path | None = None
+    dtype: str = "auto"
+    kv: str = "f32"
+    max_context: int = 4096
+    causal: str = "file"
+    block: int | None = None
+    tap_shift: str = "auto"
+
+
+class Drafter(ABC):
+    """Proposes a tree of candidates; the target decides every token, so a drafter can only cost time.
+
+    name: for reports. wants: target layers whose outputs `observe` is given. block_size: rows of a block of a block
+    draft, None for other drafters. max_depth: deepest candidate it can propose.
+    """
+
+    name: str
+    wants: tuple[int, ...] = ()
+    block_size: int | None = None
+    max_depth: int = 0
+
+    @abstractmethod
+    def start(self, prompt: Tensor) -> None:
+        """Begin a new sequence; prompt int64 [T], whose rows `observe` will bring."""
+
+    @abstractmethod
+    def observe(self, tokens: Tensor, features: Tensor | None) -> None:
+        """Committed rows in order, prompt rows first.
+
+        tokens: int64 [n]. features: float32 [n, len(wants) * E], None when nothing is wanted.
+        """
+
+    @abstractmethod
+    def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
+        """Candidates after the pending token (int64 [], decided but in no cache yet), at most `shape.budget`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights and caches of its own."""
+        return 0

@@ -1,0 +1,75 @@
+"""Look-up: propose what followed earlier occurrences of the last tokens in the context.
+
+It needs no model and works with every target; on copied text and code edits most of a line is a repetition. The last
+tokens are matched against the whole context; the longest matches come first, recent ones before old ones, and how far
+a match is followed grows with its length, since a long match seldom ends at once. Several continuations are merged
+into one tree.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from draftwood.decode.drafters.base import Drafter, DrafterRequest
+from draftwood.decode.drafters.none import root_only
+from draftwood.decode.tree import MAX_NODES, DraftTree, TreeShape, merge_paths
+
+KEY = 2
+"""Tokens that must agree before a match counts; single tokens recur by chance too often."""
+
+LONGEST = 32
+"""Match lengths are not told apart beyond this."""
+
+OCCURRENCES = 64
+"""Most recent occurrences of a key that are looked at."""
+
+FOLLOW = 2
+"""Tokens followed per matched token."""
+
+
+class LookupDrafter(Drafter):
+    """An index from every pair of adjacent tokens to where it ended."""
+
+    name = "lookup"
+    max_depth = MAX_NODES - 1
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._ends: dict[tuple[int, ...], list[int]] = {}
+
+    def start(self, prompt: Tensor) -> None:
+        """Forget the last sequence; the prompt itself arrives through `observe`."""
+        self._tokens = []
+        self._ends = {}
+
+    def observe(self, tokens: Tensor, features: Tensor | None) -> None:
+        """Index committed tokens."""
+        for token in tokens.tolist():
+            self._tokens.append(token)
+            if len(self._tokens) >= KEY:
+                self._ends.setdefault(tuple(self._tokens[-KEY:]), []).append(len(self._tokens))
+
+    def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
+        """The best continuation for a chain, several merged for a tree."""
+        context = [*self._tokens[-LONGEST:], int(pending)]
+        ends = self._ends.get(tuple(context[-KEY:]), [])[-OCCURRENCES:]
+        matches = sorted(((self._agreement(end, context), end) for end in ends), reverse=True)
+        paths = [self._tokens[end : end + min(FOLLOW * length, shape.budget)] for length, end in matches]
+        paths = [path for path in paths if path]
+        if not paths:
+            return root_only(pending)
+        return merge_paths(pending, paths if shape.branching else paths[:1], shape.budget)
+
+    def _agreement(self, end: int, context: list[int]) -> int:
+        """How many tokens before `end` agree with the end of the context."""
+        length = 0
+        while (
+            length < len(context) and length < end and self._tokens[end - 1 - length] == context[-1 - length]
+        ):
+            length += 1
+        return length
+
+
+def open_drafter(request: DrafterRequest) -> Drafter:
+    """See `decode.drafters.registry`."""
+    return LookupDrafter()

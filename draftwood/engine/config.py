@@ -1,0 +1,110 @@
+"""How an engine is loaded, and how a method's name becomes a tree shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from draftwood.cache.registry import kv_pair
+from draftwood.decode.tree import ROOT_ONLY, TreeShape, check_budget
+from draftwood.errors import UsageError
+
+DTYPES = ("auto", "float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
+CAUSAL = ("file", "none", "sliding", "all")
+TAP_SHIFTS = ("auto", "0", "1")
+
+DEFAULT_TREE_BUDGET = 22
+DEFAULT_CHAIN_BUDGET = 15
+
+
+def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """A UsageError lists the known values."""
+    if value not in known:
+        raise UsageError(f"{name} is {str(value)[:40]!r}; it must be one of {', '.join(known)}.")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Everything `Engine.load` takes, checked before a file is opened.
+
+    target: a GGUF file, a name of the registry ("demo") or "hf:OWNER/REPO/FILE". draft: None, "lookup", a draft file
+    or directory. kv: KV type of the target's cache, "K/V" for two; "auto" is f32 on a CPU and q8_0 on a GPU.
+    draft_kv: the same for the draft's own cache. max_context: tokens of prompt and answer together. device: "auto",
+    "cpu" or "cuda" (ROCm devices are "cuda" to torch). dtype: "auto", "float32" (oracle form) or "bfloat16".
+    draft_causal: in-block causality, "file" obeys the draft (DESIGN section 8). draft_block: rows of a draft block.
+    tap_shift: what to subtract from the draft's target layer numbers.
+    """
+
+    target: str
+    draft: str | None = None
+    kv: str = "auto"
+    draft_kv: str = "auto"
+    max_context: int = 4096
+    device: str = "auto"
+    dtype: str = "auto"
+    draft_causal: str = "file"
+    draft_block: int | None = None
+    tap_shift: str = "auto"
+
+    def __post_init__(self) -> None:
+        if (
+            isinstance(self.max_context, bool)
+            or not isinstance(self.max_context, int)
+            or not 2 <= self.max_context <= 1 << 24
+        ):
+            raise UsageError(
+                f"max_context is {self.max_context!r}; it must be a whole number of tokens from 2 to {1 << 24}."
+            )
+        one_of("dtype", self.dtype, DTYPES)
+        one_of("device", self.device, DEVICES)
+        one_of("draft_causal", self.draft_causal, CAUSAL)
+        one_of("tap_shift", self.tap_shift, TAP_SHIFTS)
+        for kv in (self.kv, self.draft_kv):
+            if kv != "auto":
+                kv_pair(kv)
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """The caller's wishes for a round's tree; None leaves a value to the method."""
+
+    budget: int | None = None
+    draft_temperature: float = 1.0
+    chain_seed: str = "half"
+
+
+def _plain(shaping: Shaping, block_size: int | None) -> TreeShape:
+    return ROOT_ONLY
+
+
+def _chain(shaping: Shaping, block_size: int | None) -> TreeShape:
+    longest = block_size - 1 if block_size else None
+    wanted = shaping.budget or longest or DEFAULT_CHAIN_BUDGET
+    return TreeShape("chain", budget=min(wanted, longest) if longest else wanted)
+
+
+def _tree(shaping: Shaping, block_size: int | None) -> TreeShape:
+    return TreeShape(
+        "best_first",
+        budget=shaping.budget or DEFAULT_TREE_BUDGET,
+        temperature=shaping.draft_temperature,
+        chain_seed=shaping.chain_seed,  # type: ignore[arg-type]
+    )
+
+
+METHODS: dict[str, Callable[[Shaping, int | None], TreeShape]] = {
+    "ar": _plain,
+    "chain": _chain,
+    "tree": _tree,
+}
+"""A method's name -> the shape of its rounds, given the wishes and the draft's block size (None without a block)."""
+
+METHOD_NAMES = ("auto", *METHODS)
+
+
+def check_method(method: str, budget: int | None) -> None:
+    """Refuse an unknown method, and a budget outside 1..63, in one sentence."""
+    one_of("method", method, METHOD_NAMES)
+    if budget is not None:
+        check_budget(budget)

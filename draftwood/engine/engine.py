@@ -1,0 +1,290 @@
+"""The public engine: load once, then generate, stream or score."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from draftwood.batch import ForwardInput
+from draftwood.cache.sequence import Sequence as SequenceState
+from draftwood.decode.drafters.base import Drafter
+from draftwood.decode.drafters.none import NoDrafter
+from draftwood.decode.params import SamplingParams
+from draftwood.decode.policy import Arm, AutoPolicy, Costs, arms_for
+from draftwood.decode.round import Decoder
+from draftwood.decode.sampling import Sampler
+from draftwood.decode.stats import Statistics, StatisticsRecorder
+from draftwood.decode.tree import TreeShape
+from draftwood.engine import costs
+from draftwood.engine.config import METHODS, EngineConfig, Shaping, check_method
+from draftwood.engine.loader import LoadedTarget, load_drafter, load_target, pick_device, pick_kv
+from draftwood.engine.request import GenerationEvent, GenerationResult
+from draftwood.errors import UsageError
+from draftwood.prefill.dense import PASS_TOKENS, read_prompt
+from draftwood.text.stream import TextStream
+
+AUTO_BUDGETS: dict[str, tuple[int, ...]] = {"chain": (1, 3, 7, 11, 15), "tree": (7, 15, 22, 31)}
+"""Budgets that `auto` considers. Rows then fill whole tiles of four and eight rows with the root."""
+
+
+class Engine:
+    """A target and its drafter on one device.
+
+    >>> engine = Engine.load(target="demo", draft="lookup")
+    >>> result = engine.generate("def add(a, b):", SamplingParams(max_tokens=32))
+    >>> result.text, result.stats.acceptance_length
+    """
+
+    def __init__(self, config: EngineConfig, target: LoadedTarget, drafter: Drafter, device: str) -> None:
+        self.config, self.target, self.drafter, self.device = config, target, drafter, device
+        self.kv = pick_kv(config.kv, device)
+        self.last_statistics: Statistics | None = None
+        self._plain = NoDrafter()
+
+    @classmethod
+    def load(cls, target: str, draft: str | None = None, **options: Any) -> Engine:
+        """Load a target and, if given, a draft; `options` are the other fields of `EngineConfig`.
+
+        Raises UsageError for a wrong argument, FileError (or a kind of it) for a file that cannot be used,
+        DownloadError when a named model cannot be fetched.
+        """
+        try:
+            config = EngineConfig(str(target), None if draft is None else str(draft), **options)
+        except TypeError:
+            known = [name for name in EngineConfig.__dataclass_fields__ if name not in ("target", "draft")]
+            unknown = sorted(set(options) - set(known))
+            raise UsageError(
+                f"unknown option {', '.join(unknown)[:60]}; the options are {', '.join(known)}."
+            ) from None
+        device = pick_device(config.device)
+        loaded = load_target(config, device)
+        return cls(config, loaded, load_drafter(config, loaded.model, device), device)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The target's tokenizer, None for a file without one."""
+        return self.target.tokenizer
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        method: str = "auto",
+        budget: int | None = None,
+        draft_temperature: float = 1.0,
+        chain_seed: str = "half",
+        progress: Callable[[int], None] | None = None,
+    ) -> GenerationResult:
+        """Generate after a text or a list of token ids; see `stream` for the arguments."""
+        result = None
+        for event in self.stream(prompt, params, method, budget, draft_temperature, chain_seed, progress):
+            result = event.result
+        if result is None:
+            raise RuntimeError("the stream ended without a result")
+        return result
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        method: str = "auto",
+        budget: int | None = None,
+        draft_temperature: float = 1.0,
+        chain_seed: str = "half",
+        progress: Callable[[int], None] | None = None,
+    ) -> Generator[GenerationEvent, None, None]:
+        """Yield an event after the prefill and after every round; the last one carries the result.
+
+        method: "auto", "ar" (plain), "chain" or "tree"; none of them changes a token. budget: candidates a round,
+        1..63. draft_temperature, chain_seed: how a tree is grown (SPEC-dflash 3.2, 3.3). progress: told the prompt
+        tokens read so far. Closing the generator early leaves the figures so far in `last_statistics`.
+        """
+        params = params or SamplingParams()
+        check_method(method, budget)
+        ids = self._prompt_ids(prompt)
+        limit = min(params.max_tokens, self.config.max_context - len(ids))
+        shaping = Shaping(budget, draft_temperature, chain_seed)
+        return self._events(ids, params, limit, self._plan(method, shaping), progress)
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Teacher-forced logits, float32 [len(ids), V]: row i follows ids[: i + 1]."""
+        prompt = self._tensor(self._checked(ids))
+        model, rows = self.target.model, []
+        sequence = self._new_sequence(len(prompt))
+        for first in range(0, len(prompt), PASS_TOKENS):
+            part = prompt[first : first + PASS_TOKENS]
+            positions = torch.arange(first, first + len(part), device=self.device)
+            rows.append(
+                model.logits(
+                    model.prefill(ForwardInput(part, positions, offsets=(0, len(part))), sequence).hidden
+                ).cpu()
+            )
+        return torch.cat(rows).numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """What is loaded and how: file names, device, KV types, weight forms with their share of the GGUF bytes."""
+        forms = sorted(self.target.weight_forms.items(), key=lambda item: -item[1])
+        return {
+            "target": self.target.path.name,
+            "target_fingerprint": self.target.fingerprint,
+            "architecture": self.target.model.spec.architecture,
+            "draft": self.drafter.name
+            if self.config.draft in (None, self.drafter.name)
+            else f"{self.drafter.name}:{self.config.draft}",
+            "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
+            "dtype": self.config.dtype,
+            "weight_form": ", ".join(f"{form} {100 * share:.0f} %" for form, share in forms),
+            "kv": "/".join(dict.fromkeys(kind.name for kind in self.kv)),
+            "draft_kv": self.config.draft_kv,
+            "max_context": self.config.max_context,
+            "threads": torch.get_num_threads(),
+        }
+
+    @cached_property
+    def costs(self) -> Costs:
+        """Measured seconds of a pass by rows, and of a proposal; taken when `auto` first needs them."""
+        return costs.measure(self.target.model, self.drafter, self.kv)
+
+    @cached_property
+    def policy(self) -> AutoPolicy:
+        """The choices of `auto`; it keeps learning over the engine's requests."""
+        depth = self.drafter.max_depth
+        return AutoPolicy(self.costs, arms_for(depth, self._shape_of, AUTO_BUDGETS))
+
+    def _shape_of(self, method: str, budget: int) -> TreeShape:
+        return METHODS[method](Shaping(budget), self.drafter.block_size)
+
+    def _events(
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        limit: int,
+        plan: Plan,
+        progress: Callable[[int], None] | None,
+    ) -> Generator[GenerationEvent, None, None]:
+        model, drafter = self.target.model, plan.drafter
+        prompt = self._tensor(ids)
+        sequence = self._new_sequence(len(ids) + limit)
+        recorder = StatisticsRecorder(plan.method, plan.budget, len(ids), drafter.block_size)
+        stops = set(params.stop_token_ids)
+        if not params.ignore_eos and self.tokenizer is not None:
+            stops |= self.tokenizer.stop_ids
+        text = None if self.tokenizer is None else TextStream(self.tokenizer)
+        emitted: list[int] = []
+        pieces: list[str] = []
+        prefill_seconds = decode_seconds = 0.0
+        finish = "interrupted"
+
+        def event(tokens: list[int]) -> GenerationEvent:
+            """Clip what a round decided to the limit and to the first stop token."""
+            nonlocal finish
+            tokens = tokens[: limit - len(emitted)]
+            stop = next((i for i, token in enumerate(tokens) if token in stops), None)
+            if stop is not None:
+                tokens, finish = tokens[: stop + 1], "stop"
+            elif len(emitted) + len(tokens) == limit:
+                finish = "length"
+            emitted.extend(tokens)
+            piece = "" if text is None else text.push(tokens)
+            if finish != "interrupted" and text is not None:
+                piece += text.flush()
+            pieces.append(piece)
+            result = None
+            if finish != "interrupted":
+                self.last_statistics = recorder.finish(len(emitted), prefill_seconds, decode_seconds)
+                result = GenerationResult(list(emitted), "".join(pieces), finish, self.last_statistics)
+            return GenerationEvent(tokens, piece, result)
+
+        try:
+            start = time.perf_counter()
+            drafter.start(prompt)
+            hidden = read_prompt(model, sequence, prompt, drafter.wants, drafter.observe, progress=progress)
+            sampler = Sampler(params, model.spec.vocab, self.device, prompt)
+            pending = sampler.draw(
+                model.logits(hidden), prompt.new_tensor([len(ids)]), prompt.new_empty(1, 0)
+            ).squeeze(0)
+            decoder = Decoder(model, sequence, drafter, sampler, pending)
+            first = int(pending)
+            prefill_seconds = time.perf_counter() - start
+            yield event([first])
+            while finish == "interrupted":
+                start = time.perf_counter()
+                arm = plan.choose()
+                outcome = decoder.round(arm.shape)
+                plan.learn(arm, outcome.accepted, outcome.proposed_depth, outcome.nodes)
+                recorder.record_round(outcome.accepted, outcome.proposed_depth, outcome.nodes)
+                recorder.reason = plan.reason()
+                decode_seconds += time.perf_counter() - start
+                yield event(outcome.emitted)
+        finally:
+            self.last_statistics = recorder.finish(len(emitted), prefill_seconds, decode_seconds)
+
+    def _plan(self, method: str, shaping: Shaping) -> Plan:
+        """Fixed: one shape for every round. Auto: the policy chooses before each round and learns after it."""
+        if method == "auto" and self.drafter.max_depth == 0:
+            method = "ar"
+        if method == "auto":
+            return Plan("auto", 0, self.drafter, self.policy.choose, self.policy.observe, self.policy.reason)
+        drafter = self._plain if method == "ar" else self.drafter
+        if method != "ar" and drafter.max_depth == 0:
+            raise UsageError(
+                f"method {method!r} needs a draft; load the engine with draft='lookup' or a draft file, or use method 'ar'."
+            )
+        shape = METHODS[method](shaping, drafter.block_size)
+        arm = Arm(method, shape, 0)
+        return Plan(
+            method, 0 if method == "ar" else shape.budget, drafter, lambda: arm, lambda *_: None, lambda: ""
+        )
+
+    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if not isinstance(prompt, str):
+            return self._checked(prompt)
+        if self.tokenizer is None:
+            raise UsageError(
+                f"{self.target.path.name} has no tokenizer; give the prompt as a list of token ids."
+            )
+        return self._checked(self.tokenizer.encode(prompt, special=True, add_bos=self.tokenizer.adds_bos))
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        """Ids inside the vocabulary, at least one, and room for an answer."""
+        checked = [int(token) for token in ids]
+        vocab, room = self.target.model.spec.vocab, self.config.max_context
+        if not checked:
+            raise UsageError("the prompt is empty; give at least one token.")
+        wrong = next((token for token in checked if not 0 <= token < vocab), None)
+        if wrong is not None:
+            raise UsageError(
+                f"the prompt holds token id {wrong}, but {self.target.path.name} has ids 0 to {vocab - 1}; was it made for another model?"
+            )
+        if len(checked) >= room:
+            raise UsageError(
+                f"the prompt has {len(checked)} tokens and the context holds {room} with the answer; shorten it or raise max_context (--max-ctx)."
+            )
+        return checked
+
+    def _tensor(self, ids: list[int]) -> Tensor:
+        return torch.tensor(ids, dtype=torch.long, device=self.device)
+
+    def _new_sequence(self, capacity: int) -> SequenceState:
+        return self.target.model.new_sequence(self.kv, capacity)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the rounds of one request get their trees; `method` and `budget` are for the report."""
+
+    method: str
+    budget: int
+    drafter: Drafter
+    choose: Callable[[], Arm]
+    learn: Callable[[Arm, int, int, int], None]
+    reason: Callable[[], str]

@@ -1,0 +1,24 @@
+"""A weight matrix times a few rows, in the form that fits its block type, the device and the chosen dtype.
+
+`load_linear(raw, request)` picks the first form of `FORMS` that can run: each says why not. On a CPU with
+dtype "auto" that is the one that is fastest at ONE row, since plain decoding is what speculation is measured against,
+and the same form then serves every row count.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from draftwood.kernels._select import select
+from draftwood.kernels.linear.base import LinearForm, LinearRequest, LinearWeight
+from draftwood.kernels.linear.floats import BFLOAT16, FLOAT32
+from draftwood.kernels.linear.int4_cpu import INT4_CPU
+
+FORMS: tuple[LinearForm, ...] = (INT4_CPU, BFLOAT16, FLOAT32)
+
+__all__ = ["FORMS", "LinearForm", "LinearRequest", "LinearWeight", "load_linear"]
+
+
+def load_linear(raw: Tensor, request: LinearRequest) -> LinearWeight:
+    """Make a matrix from its GGUF bytes: raw uint8 [N, row bytes] on the request's device."""
+    return select("linear", FORMS, request).prepare(raw, request)

@@ -1,0 +1,76 @@
+"""What every stored form of a weight matrix offers.
+
+Letters: R rows of a decode pass, T tokens of a prefill pass, N output features, K input features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from draftwood.batch import GRANULE, MAX_ROWS
+from draftwood.formats.ggml import BlockType
+
+
+@dataclass(frozen=True)
+class LinearRequest:
+    """A matrix to be loaded: its GGUF block type, sizes, the device ("cpu", "cuda") and the user's `dtype`."""
+
+    block_type: BlockType
+    out_features: int
+    in_features: int
+    device: str
+    dtype: str
+
+
+class LinearWeight(ABC):
+    """One matrix in one form. A form serves every row count of a decode pass with the same arithmetic (DESIGN law 1)."""
+
+    form: str
+
+    @abstractmethod
+    def decode(self, x: Tensor) -> Tensor:
+        """x float32 [R, K] -> float32 [R, N]; a row's bits do not depend on R or on the other rows."""
+
+    @abstractmethod
+    def prefill(self, x: Tensor) -> Tensor:
+        """x float32 [T, K], T a multiple of GRANULE -> float32 [T, N]; granule by granule."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes held in memory."""
+
+
+@dataclass(frozen=True)
+class LinearForm:
+    """A way to store a matrix: its name, what it cannot do (a reason, or None) and how it is made from GGUF bytes."""
+
+    name: str
+    can_run: Callable[[LinearRequest], str | None]
+    prepare: Callable[[Tensor, LinearRequest], LinearWeight]
+
+
+def by_granule(x: Tensor, weight: Tensor) -> Tensor:
+    """x [T, K] @ weight [N, K] transposed, 64 rows a product, so that a row never depends on the length of the pass."""
+    return torch.cat([functional.linear(rows, weight) for rows in x.split(GRANULE)])
+
+
+def row_multiple(device: str) -> int:
+    """Rows of a decode pass are padded to a multiple of this before a library product.
+
+    A library picks its kernel by the shape. On a CPU the float products of MKL and oneDNN give each row the same bits
+    once there are four of them (`tests/kernels/test_row_invariance.py` holds it); on a GPU one shape is always used.
+    """
+    return 4 if device == "cpu" else MAX_ROWS
+
+
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """x [R, K] with zero rows added up to a multiple."""
+    missing = -x.shape[0] % multiple
+    return functional.pad(x, (0, 0, 0, missing)) if missing else x

@@ -1,0 +1,162 @@
+"""A block-diffusion draft (DFlash, SPEC-dflash section 1): context rows from the target's features, and the block.
+
+Letters: n context rows, B rows of a block, C cached context rows, E hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from draftwood.batch import GRANULE, MAX_ROWS
+from draftwood.cache.kv import KVState
+from draftwood.cache.spec import KVSpec
+from draftwood.kernels.attention.block import block_mask
+from draftwood.kernels.norm import rms_norm
+from draftwood.kernels.rope import frequencies, rotation
+from draftwood.layers.draft_attention import DraftAttention
+from draftwood.layers.linear import Linear
+from draftwood.layers.mlp import MLP
+from draftwood.models.dflash import DraftSpec
+
+FEATURE_LIMIT = 65504.0
+"""Features are clipped to the range of float16, as the drafts' training kept them (SPEC-draft-formats 2.2)."""
+
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class DraftLayer:
+    """x += attention(norm(x)); x += mlp(norm(x))."""
+
+    attention_norm: Tensor
+    attention: DraftAttention
+    mlp_norm: Tensor
+    mlp: MLP
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrices."""
+        return self.attention.nbytes + self.mlp.gate_up.nbytes + self.mlp.down.nbytes
+
+
+class DraftContext:
+    """What a draft keeps of one sequence: K and V of every layer for each committed token, at absolute positions.
+
+    Every layer keeps all rows. A sliding layer would do with the last W and a block's, but reads no more than those.
+    """
+
+    def __init__(self, states: Sequence[KVState]) -> None:
+        self.states = tuple(states)
+
+    @property
+    def length(self) -> int:
+        """Context rows held; the block stands at this position."""
+        return self.states[0].length
+
+    def truncate(self, length: int) -> None:
+        """Drop the rows from `length` on."""
+        for state in self.states:
+            state.truncate(length)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the caches."""
+        return sum(state.nbytes for state in self.states)
+
+
+class DraftModel:
+    """The draft's weights. Its output only ever costs time, so its arithmetic may depend on the rows of a pass.
+
+    fuse, fuse_norm: the matrix over the tapped features and the norm after it. embed: token ids int64 [n] -> float32
+    [n, E]. head: hidden float32 [n, E] -> logits float32 [n, V]. Both are the target's unless the file has its own.
+    own_bytes: bytes of an own token table and head.
+    """
+
+    def __init__(
+        self,
+        spec: DraftSpec,
+        fuse: Linear,
+        fuse_norm: Tensor,
+        layers: Sequence[DraftLayer],
+        output_norm: Tensor,
+        embed: Function,
+        head: Function,
+        own_bytes: int,
+    ) -> None:
+        self.spec, self.layers = spec, tuple(layers)
+        self.fuse, self.fuse_norm, self.output_norm = fuse, fuse_norm, output_norm
+        self.embed, self.head = embed, head
+        self.device = str(output_norm.device.type)
+        self.rates = frequencies(spec.head_dim, spec.rope_base).to(self.device)
+        self._mask = embed(torch.tensor([spec.mask_token], device=self.device)) * spec.embedding_scale
+        self._own_bytes = own_bytes
+
+    def new_context(self, kv: tuple[KVSpec, KVSpec], capacity: int) -> DraftContext:
+        """Empty caches for up to `capacity` committed tokens."""
+        spec = self.spec
+        return DraftContext(
+            [KVState(kv, spec.kv_heads, spec.head_dim, capacity, self.device) for _ in self.layers]
+        )
+
+    @torch.inference_mode()
+    def context_rows(self, features: Tensor, prefill: bool = False) -> Tensor:
+        """norm(fc(features)): float32 [n, taps * E] -> float32 [n, E], the input of every layer's K and V."""
+        clipped = features.nan_to_num(nan=0.0).clamp_(-FEATURE_LIMIT, FEATURE_LIMIT)
+        return rms_norm(self.fuse(clipped, prefill), self.fuse_norm, self.spec.eps)
+
+    @torch.inference_mode()
+    def project(self, features: Tensor, context: DraftContext) -> None:
+        """Append the K and V of the tokens after the cached ones.
+
+        features: float32 [n, taps * E], the target's outputs of the tapped layers side by side, in the taps' order.
+        More than MAX_ROWS rows are read in the prefill form of the weights.
+        """
+        count = len(features)
+        prefill = count > MAX_ROWS
+        if prefill:
+            features = functional.pad(features, (0, 0, 0, -count % GRANULE))
+        rows = self.context_rows(features, prefill)
+        start = context.length
+        turn = rotation(torch.arange(start, start + count, device=self.device), self.rates)
+        for layer, state in zip(self.layers, context.states, strict=True):
+            layer.attention.append(rows, turn, count, state, prefill)
+
+    @torch.inference_mode()
+    def block(self, pending: Tensor, rows: int, context: DraftContext) -> Tensor:
+        """Run [pending, mask, mask, ...] at positions C .. C+rows-1; the context stays as it is.
+
+        pending: int64 []. Returns float32 [rows, E] after the output norm; row j speaks of the token AT position C + j,
+        so row 0, whose token is known, says nothing.
+        """
+        committed, eps = context.length, self.spec.eps
+        turn = rotation(torch.arange(committed, committed + rows, device=self.device), self.rates)
+        masks = {
+            kind: block_mask(rows, committed, *kind, self.device)
+            for kind in set(zip(self.spec.windows, self.spec.causal, strict=True))
+        }
+        first = self.embed(pending.reshape(1)) * self.spec.embedding_scale
+        x = torch.cat((first, self._mask.expand(rows - 1, -1)))
+        for layer, state in zip(self.layers, context.states, strict=True):
+            mask = masks[layer.attention.window, layer.attention.causal]
+            x = x + layer.attention(rms_norm(x, layer.attention_norm, eps), turn, mask, state)
+            x = x + layer.mlp(rms_norm(x, layer.mlp_norm, eps), prefill=False)
+        return rms_norm(x, self.output_norm, eps)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden float32 [n, E] of a block -> float32 [n, V] over the target's vocabulary."""
+        logits = self.head(hidden)
+        if self.spec.logit_scale != 1.0:
+            logits = logits * self.spec.logit_scale
+        cap = self.spec.logit_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the draft's own matrices."""
+        return self.fuse.nbytes + sum(layer.nbytes for layer in self.layers) + self._own_bytes

@@ -1,0 +1,45 @@
+"""The `llama` architecture (SPEC-llama): adjacent-pair rotary, no q/k norm. Importing this does not import torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from draftwood.errors import UnsupportedModelError
+from draftwood.formats.gguf import GGUFFile
+from draftwood.models.spec import ModelSpec, transformer_spec
+
+if TYPE_CHECKING:
+    from draftwood.layers.weights import Weights
+    from draftwood.models.base import Block, Model
+
+
+def read_spec(source: GGUFFile) -> ModelSpec:
+    """The model's facts."""
+    if source.get("llama.expert_count", 0):
+        raise UnsupportedModelError(
+            f"{source.path.name}: mixture-of-experts llama files (Mixtral) are not supported; use a dense model."
+        )
+    bias = next((name for name in source.tensors if name.startswith("blk.") and name.endswith(".bias")), None)
+    if bias is not None:
+        raise UnsupportedModelError(
+            f"{source.path.name}: draftwood's llama has no biases, the file has {bias!r}; use a model without them."
+        )
+    return transformer_spec(source, pairing="adjacent")
+
+
+def build(spec: ModelSpec, weights: Weights) -> Model:
+    """The model on the weights' device."""
+    from draftwood.models.assembly import assemble, attention, attention_state, mlp
+    from draftwood.models.base import Block
+
+    def block(i: int) -> Block:
+        at = f"blk.{i}"
+        return Block(
+            weights.dense(f"{at}.attn_norm.weight", (spec.hidden,)),
+            attention(spec, weights, at, qk_norm=False),
+            weights.dense(f"{at}.ffn_norm.weight", (spec.hidden,)),
+            mlp(spec, weights, at),
+            attention_state(spec, weights.device),
+        )
+
+    return assemble(spec, weights, block)

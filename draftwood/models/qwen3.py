@@ -1,0 +1,35 @@
+"""The dense `qwen3` architecture (SPEC-qwen35 3.3): NeoX rotary, q/k norm. Importing this does not import torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from draftwood.formats.gguf import GGUFFile
+from draftwood.models.spec import ModelSpec, transformer_spec
+
+if TYPE_CHECKING:
+    from draftwood.layers.weights import Weights
+    from draftwood.models.base import Block, Model
+
+
+def read_spec(source: GGUFFile) -> ModelSpec:
+    """The model's facts."""
+    return transformer_spec(source, pairing="halves")
+
+
+def build(spec: ModelSpec, weights: Weights) -> Model:
+    """The model on the weights' device."""
+    from draftwood.models.assembly import assemble, attention, attention_state, mlp
+    from draftwood.models.base import Block
+
+    def block(i: int) -> Block:
+        at = f"blk.{i}"
+        return Block(
+            weights.dense(f"{at}.attn_norm.weight", (spec.hidden,)),
+            attention(spec, weights, at, qk_norm=True),
+            weights.dense(f"{at}.ffn_norm.weight", (spec.hidden,)),
+            mlp(spec, weights, at),
+            attention_state(spec, weights.device),
+        )
+
+    return assemble(spec, weights, block)
