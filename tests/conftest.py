@@ -1,4 +1,4 @@
-"""Shared fixtures: where the oracle, the vendored subset and the demo model are."""
+"""Shared fixtures: where the oracle, the vendored subset and the demo model are, and the device of a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 VENDORED = Path(__file__).resolve().parent / "data"
@@ -31,3 +32,25 @@ def oracle() -> Path:
 def vendored() -> Path:
     """The part of the oracle that is in the repository, never skipped."""
     return VENDORED
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every test that asks for it runs on the CPU, and under `make test-gpu` on the GPU."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The demo model in the user's cache; `make setup` puts it there, no test fetches it."""
+    named = os.environ.get("DRAFTWOOD_DEMO_MODEL")
+    if named:
+        return Path(named)
+    from draftwood.engine.fetch import cached
+
+    path = cached("demo")
+    if path is None:
+        pytest.skip("no demo model: run `make setup` (or `draftwood pull demo`)")
+    return path

@@ -8,19 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from draftwood.batch import MAX_ROWS
 from draftwood.cache.base import LayerState
 
 
 class Sequence:
     """States and committed tokens of one request.
 
-    states: one per layer. tokens: int64 [capacity], the committed token ids, `length` of them valid. `length` is the
-    host's copy of the committed count: it changes only between passes.
+    states: one per layer. tokens: int64, the committed token ids, `length` of them valid. `length` is the host's copy
+    of the committed count: it changes only between passes. The last round of a request may commit up to MAX_ROWS
+    tokens past `capacity`; every buffer has that room.
     """
 
     def __init__(self, states: Iterable[LayerState], capacity: int, device: str) -> None:
         self.states = list(states)
-        self.tokens = torch.zeros(capacity, dtype=torch.long, device=device)
+        self.tokens = torch.zeros(capacity + MAX_ROWS, dtype=torch.long, device=device)
         self.capacity = capacity
         self.length = 0
 

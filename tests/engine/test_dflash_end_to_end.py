@@ -1,0 +1,77 @@
+"""Whole greedy runs of the official reference with DFlash drafts: the emitted ids and the acceptance lengths."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import oracle_path
+
+from draftwood import Engine, SamplingParams
+
+FILES = {"file": None, "q8": "{draft}.Q8_0.dflash.gguf", "q8_causal_false": "{draft}-causal-false.Q8_0.dflash.gguf"}
+CONFIGS = {"causal_false": "config.is_causal_false.json", "causal_true": "config.is_causal_true.json"}
+
+
+@cache
+def runs() -> list[dict[str, Any]]:
+    root = oracle_path()
+    if root is None:
+        return []
+    recorded = json.loads((root / "draft" / "e2e.json").read_text())["runs"]
+    return [run for run in recorded if run["draft"].startswith("d1-")]
+
+
+def draft_path(root: Path, run: dict[str, Any], scratch: Path) -> Path:
+    """The draft file or directory that a run used."""
+    name = FILES.get(run["variant"])
+    if name is not None:
+        return root / name.format(draft=run["draft"])
+    if run["variant"] == "file":
+        return root / run["draft"]
+    directory = scratch / run["variant"]
+    shutil.copytree(root / run["draft"], directory)
+    shutil.copy(directory / CONFIGS[run["variant"]], directory / "config.json")
+    return directory
+
+
+def load(root: Path, draft: Path, device: str) -> Engine:
+    target = str(root / "t-a.F32.gguf")
+    return Engine.load(target, draft=str(draft), dtype="float32", kv="f32", draft_kv="f32", max_context=512, device=device)
+
+
+@pytest.mark.parametrize("index", range(24))
+def test_the_reference_run(oracle: Path, tmp_path: Path, index: int, device: str) -> None:
+    run = runs()[index]
+    root = oracle / "draft"
+    engine = load(root, draft_path(root, run, tmp_path), device)
+    params = SamplingParams(max_tokens=64, ignore_eos=True)
+    events = list(engine.stream(run["prompt"], params, method="chain"))
+    emitted = [token for event in events for token in event.token_ids]
+    assert emitted == run["emitted"]
+    lengths = [len(event.token_ids) for event in events[1:]]
+    block = max(run["block_rows"])
+    whole = sum(rows == block for rows in run["block_rows"])
+    # The reference narrows its block near the end and then proposes other tokens; every round before is the same.
+    assert whole > 5
+    assert lengths[:whole] == run["acceptance"][:whole]
+
+
+@pytest.mark.parametrize("draft", ["d1-a", "d1-b"])
+def test_a_tree_accepts_at_least_as_much_and_says_the_same(oracle: Path, draft: str, device: str) -> None:
+    root = oracle / "draft"
+    engine = load(root, root / f"{draft}.F32.dflash.gguf", device)
+    prompt = next(run["prompt"] for run in runs() if run["draft"] == draft)
+    for temperature in (0.0, 0.8):
+        params = SamplingParams(max_tokens=96, temperature=temperature, ignore_eos=True)
+        plain = engine.generate(prompt, params, method="ar")
+        chain = engine.generate(prompt, params, method="chain")
+        tree = engine.generate(prompt, params, method="tree", budget=40)
+        automatic = engine.generate(prompt, params, method="auto")
+        assert plain.token_ids == chain.token_ids == tree.token_ids == automatic.token_ids
+        assert tree.stats.acceptance_length >= chain.stats.acceptance_length - 0.3
+        assert chain.stats.accept_percent == pytest.approx(100 * chain.stats.acceptance_length / engine.drafter.block_size)

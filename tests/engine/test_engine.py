@@ -1,0 +1,207 @@
+"""The public API on tiny models: results, statistics, limits, and one sentence for every wrong argument."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from draftwood import DraftwoodError, Engine, SamplingParams
+from draftwood.errors import FileError, FormatError, UnsupportedModelError, UsageError
+
+
+@pytest.fixture(scope="module")
+def tiny(vendored: Path) -> Path:
+    return vendored / "models" / "l-b.Q4_1.gguf"
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: Path) -> Engine:
+    return Engine.load(str(tiny), draft="lookup", max_context=256, dtype="float32")
+
+
+REPETITIVE = [5, 6, 7, 8, 9, 10] * 6
+
+
+def test_all_methods_agree_and_their_figures_add_up(engine: Engine) -> None:
+    params = SamplingParams(max_tokens=40, ignore_eos=True)
+    plain = engine.generate(REPETITIVE, params, method="ar")
+    assert plain.stats.rounds == 39
+    assert plain.stats.acceptance_length == 1.0
+    assert plain.stats.accept_percent is None
+    for method, budget in (("chain", None), ("chain", 3), ("tree", 8), ("tree", 63), ("auto", None)):
+        result = engine.generate(REPETITIVE, params, method=method, budget=budget)
+        assert result.token_ids == plain.token_ids, method
+        assert result.text == plain.text
+        assert result.finish_reason == "length"
+        stats = result.stats
+        assert stats.emitted == 40 == len(result.token_ids)
+        assert stats.acceptance_length == pytest.approx(39 / stats.rounds)
+        assert stats.method == method
+        assert stats.prompt_tokens == len(REPETITIVE)
+        assert stats.decode_tokens_per_second > 0 < stats.prefill_tokens_per_second
+    assert result.stats.reason  # auto says why
+
+
+def test_the_stream_is_the_result_in_pieces(engine: Engine) -> None:
+    params = SamplingParams(max_tokens=30, temperature=1.0, seed=3)
+    events = list(engine.stream("def f(x):", params, method="chain"))
+    result = events[-1].result
+    assert result is not None
+    assert all(event.result is None for event in events[:-1])
+    assert [token for event in events for token in event.token_ids] == result.token_ids
+    assert "".join(event.text for event in events) == result.text
+    assert result.token_ids == engine.generate("def f(x):", params, method="ar").token_ids
+
+
+@pytest.mark.parametrize("method", ["ar", "chain", "tree"])
+def test_a_stop_token_ends_it_wherever_it_falls_in_a_round(engine: Engine, method: str) -> None:
+    everything = engine.generate(REPETITIVE, SamplingParams(max_tokens=40, ignore_eos=True), method="ar").token_ids
+    for place in (0, 1, 7, 20):
+        stop = everything[place]
+        first = everything.index(stop)
+        params = SamplingParams(max_tokens=40, ignore_eos=True, stop_token_ids=(stop,))
+        result = engine.generate(REPETITIVE, params, method=method)
+        assert result.token_ids == everything[: first + 1]
+        assert result.finish_reason == "stop"
+        assert result.stats.emitted == first + 1
+
+
+def test_the_context_is_a_limit_for_every_method_alike(tiny: Path) -> None:
+    small = Engine.load(str(tiny), draft="lookup", max_context=64, dtype="float32")
+    runs = [small.generate(REPETITIVE, SamplingParams(500, ignore_eos=True), method=m) for m in ("ar", "chain", "tree")]
+    assert [run.token_ids for run in runs] == [runs[0].token_ids] * 3
+    assert len(runs[0].token_ids) == 64 - len(REPETITIVE)
+    assert {run.finish_reason for run in runs} == {"length"}
+
+
+def test_closing_a_stream_leaves_the_figures_so_far(engine: Engine) -> None:
+    stream = engine.stream(REPETITIVE, SamplingParams(max_tokens=100, ignore_eos=True), method="ar")
+    for _ in range(5):
+        next(stream)
+    stream.close()
+    assert engine.last_statistics is not None
+    assert (engine.last_statistics.emitted, engine.last_statistics.rounds) == (5, 4)
+
+
+def test_teacher_forced_logits_choose_the_greedy_tokens(engine: Engine) -> None:
+    result = engine.generate(REPETITIVE, SamplingParams(max_tokens=20, ignore_eos=True), method="tree")
+    logits = engine.logits(REPETITIVE + result.token_ids[:-1])
+    assert logits.dtype == np.float32
+    assert logits.shape == (len(REPETITIVE) + 19, engine.target.model.spec.vocab)
+    assert logits[len(REPETITIVE) - 1 :].argmax(1).tolist() == result.token_ids
+
+
+def test_a_seed_names_a_text(engine: Engine) -> None:
+    texts = {engine.generate([3, 4], SamplingParams(20, temperature=1.5, seed=s)).text for s in range(6)}
+    assert len(texts) > 3
+    again = engine.generate([3, 4], SamplingParams(20, temperature=1.5, seed=2), method="tree").text
+    assert again in texts
+
+
+def test_describe_names_what_runs(engine: Engine) -> None:
+    facts = engine.describe()
+    assert facts["target"] == "l-b.Q4_1.gguf"
+    assert facts["architecture"] == "llama"
+    assert facts["kv"] == "f32"
+    assert facts["draft"] == "lookup"
+    assert facts["weight_form"] == "f32 100 %"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"kv": "q9"}, "q8_0"),
+        ({"draft_kv": "nope"}, "f16"),
+        ({"dtype": "int3"}, "float32"),
+        ({"device": "tpu"}, "cuda"),
+        ({"max_context": 0}, "max_context"),
+        ({"max_context": "many"}, "max_context"),
+        ({"speed": 9}, "speed"),
+        ({"draft_causal": "maybe"}, "sliding"),
+        ({"draft": "lookup", "draft_block": 8}, "draft_block"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_sentence(tiny: Path, options: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        Engine.load(str(tiny), **options)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "says"),
+    [
+        ([], {}, "empty"),
+        ([1, 2, 10**6], {}, "token id"),
+        ([-1], {}, "token id"),
+        ([1] * 256, {}, "max_context"),
+        ([1] * 9999, {}, "max_context"),
+        ([1], {"budget": 0}, "63"),
+        ([1], {"budget": 1000}, "63"),
+        ([1], {"budget": 64, "method": "tree"}, "63"),
+        ([1], {"method": "magic"}, "chain"),
+        ([1], {"method": "tree", "chain_seed": "most"}, "half"),
+    ],
+)
+def test_wrong_requests_are_refused_in_one_sentence(
+    engine: Engine, prompt: list[int], options: dict[str, object], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        engine.generate(prompt, **options)  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 300
+
+
+def test_drafting_needs_a_draft(tiny: Path) -> None:
+    plain = Engine.load(str(tiny), dtype="float32")
+    assert plain.generate([1, 2, 3], SamplingParams(4)).stats.method == "ar"
+    with pytest.raises(UsageError, match="lookup"):
+        plain.generate([1, 2, 3], method="chain")
+
+
+def test_files_that_are_not_targets(tiny: Path, tmp_path: Path, vendored: Path) -> None:
+    with pytest.raises(FileError):
+        Engine.load(str(tmp_path / "nothing.gguf"))
+    (tmp_path / "text.gguf").write_text("hello, I am not a model")
+    with pytest.raises(FormatError):
+        Engine.load(str(tmp_path / "text.gguf"))
+    with pytest.raises(UnsupportedModelError, match="draft"):
+        Engine.load(str(vendored / "draft" / "d1-a.Q8_0.dflash.gguf"))
+    with pytest.raises(FileError):
+        Engine.load(str(tiny), draft=str(tmp_path / "no-draft.gguf"))
+    with pytest.raises(UnsupportedModelError, match="draft"):
+        Engine.load(str(tiny), draft=str(tiny))
+
+
+def test_a_draft_of_another_target_is_refused(tiny: Path, vendored: Path) -> None:
+    with pytest.raises(DraftwoodError) as caught:
+        Engine.load(str(tiny), draft=str(vendored / "draft" / "d1-a.Q8_0.dflash.gguf"))
+    assert "192" in str(caught.value)
+    assert "128" in str(caught.value)
+
+
+def test_damaged_files_never_crash(tiny: Path, tmp_path: Path) -> None:
+    """Cut at 20 places, and 60 files with damaged bytes in header and tensor table: a result or one sentence."""
+    whole = tiny.read_bytes()
+    draw = random.Random(5)
+    path = tmp_path / "damaged.gguf"
+    for _ in range(20):
+        path.write_bytes(whole[: draw.randrange(len(whole))])
+        with pytest.raises(FileError) as caught:
+            Engine.load(str(path), dtype="float32")
+        assert len(str(caught.value)) < 300
+    header = whole.index(b"output_norm.weight") + 4000
+    for _ in range(60):
+        shutil.copy(tiny, path)
+        with path.open("r+b") as file:
+            for _ in range(draw.choice((1, 1, 2, 8))):
+                file.seek(draw.randrange(header))
+                file.write(bytes([draw.randrange(256)]))
+        try:
+            Engine.load(str(path), dtype="float32").generate([1, 2, 3], SamplingParams(2))
+        except DraftwoodError as error:
+            assert len(str(error)) < 300  # noqa: PT017
+            assert "\n" not in str(error)  # noqa: PT017
