@@ -1,7 +1,8 @@
-"""Attention of a draft's block: a few query rows at consecutive positions over a context and over the block itself.
+"""Attention of a draft's block: rows at consecutive positions over a context and over the block itself.
 
-Letters: B rows of the block, L keys read, H query heads, G KV heads, D head dim, W window. The rows of a block see
-each other, so a row's result may depend on the others: this is for drafts only, DESIGN law 1 does not ask it of them.
+Letters: B rows of the block, L keys read, H query heads, G KV heads, D head dim, W window. The rows of a
+block see each other, so a row's result may depend on the others: this is for drafts only, DESIGN law 1 does
+not ask it of them.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ def first_visible(committed: int, window: int | None) -> int:
 def block_mask(rows: int, committed: int, window: int | None, causal: bool, device: str) -> Tensor | None:
     """What to add to the scores: 0 where a key is visible, -inf where not; None where every key is.
 
-    Row j is at position p_q = committed + j. A key at p_k is visible iff p_q - p_k < W, and, after the row, iff not
-    `causal` and p_k - p_q < W (SPEC-draft-formats 2.4: the window moves with the row).
-    Returns float32 [B, L] for the keys at positions first_visible .. committed + rows - 1.
+    Row j is at position p_q = committed + j. A key at p_k is visible iff p_q - p_k < W, and, after the row,
+    iff not `causal` and p_k - p_q < W (SPEC-draft-formats 2.4: the window moves with the row). Returns
+    float32 [B, L] for the keys at positions first_visible .. committed + rows - 1.
     """
     start = first_visible(committed, window)
     if not causal and (window is None or window >= committed + rows):
         return None
-    ahead = torch.arange(start - committed, rows, device=device) - torch.arange(rows, device=device).unsqueeze(1)
+    ahead = torch.arange(start - committed, rows, device=device) - torch.arange(
+        rows, device=device
+    ).unsqueeze(1)
     hidden = ahead > 0 if causal else ahead >= (window or rows)
     if window is not None:
         hidden |= ahead <= -window
@@ -36,8 +39,8 @@ def block_mask(rows: int, committed: int, window: int | None, causal: bool, devi
 def attend_block(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """All rows of a block at once.
 
-    query: float32 [B, H, D], H a multiple of G. keys, values: float32 [G, L, D]. mask: float32 [B, L] or None.
-    Returns float32 [B, H * D].
+    query: float32 [B, H, D], H a multiple of G. keys, values: float32 [G, L, D]. mask: float32 [B, L] or
+    None. Returns float32 [B, H * D].
     """
     rows, heads, width = query.shape
     groups = keys.shape[0]
