@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Before torch loads its thread pool: waiting threads that spin make small operations many times slower as soon as
+# another process wants the core, and test machines are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 

@@ -43,7 +43,9 @@ class ScriptedDrafter(RecordingDrafter):
 
     name = "scripted"
 
-    def __init__(self, truth: list[int], right: float, seed: int, vocab: int, wants: tuple[int, ...], depth: int = 15) -> None:
+    def __init__(
+        self, truth: list[int], right: float, seed: int, vocab: int, wants: tuple[int, ...], depth: int = 15
+    ) -> None:
         super().__init__(wants)
         self.truth, self.right, self.vocab, self.max_depth = truth, right, vocab, depth
         self._random = random.Random(seed)

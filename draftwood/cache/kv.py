@@ -23,13 +23,12 @@ from draftwood.errors import UsageError
 class KVState(LayerState):
     """K and V rows of one layer and sequence."""
 
-    def __init__(
-        self, spec: tuple[KVSpec, KVSpec], heads: int, head_dim: int, capacity: int, device: str
-    ) -> None:
+    def __init__(self, spec: tuple[KVSpec, KVSpec], heads: int, head_dim: int, capacity: int, device: str) -> None:
         for kind in spec:
             if head_dim % kind.head_multiple:
                 raise UsageError(
-                    f"KV type {kind.name} needs a head width that is a multiple of {kind.head_multiple}, this model's is {head_dim}; use f16."
+                    f"KV type {kind.name} needs a head width that is a multiple of {kind.head_multiple}, "
+                    f"this model's is {head_dim}; use f16."
                 )
         self.keys, self.values = (load_plane(kind)(heads, head_dim, capacity, device) for kind in spec)
         self.length = 0

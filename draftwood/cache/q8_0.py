@@ -26,7 +26,8 @@ def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode(codes: Tensor, scale: Tensor) -> Tensor:
     """The inverse of `encode`: float32 [..., D]."""
-    return (codes.unflatten(-1, (-1, BLOCK)) * scale.float().unsqueeze(-1)).flatten(-2)
+    values: Tensor = codes.unflatten(-1, (-1, BLOCK)) * scale.float().unsqueeze(-1)
+    return values.flatten(-2)
 
 
 class Plane(base.Plane):

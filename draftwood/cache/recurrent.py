@@ -28,9 +28,7 @@ class RecurrentState(LayerState):
 
     def prefill(self, raw: Tensor, g: Tensor, beta: Tensor, count: int) -> Tensor:
         """A prefill pass: raw [T, F], g (log decay) and beta [T, Hv], the first `count` rows real -> [T, Hv, V]."""
-        out, self.state, self.window = granules(
-            self.state, self.window, raw, g, beta, self.weight, self.shape, count
-        )
+        out, self.state, self.window = granules(self.state, self.window, raw, g, beta, self.weight, self.shape, count)
         self.length += count
         return out
 

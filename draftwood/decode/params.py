@@ -62,22 +62,16 @@ class SamplingParams:
     def __post_init__(self) -> None:
         self._require("max_tokens", "a whole number of at least 1", _is_int, lambda value: value >= 1)
         self._require("temperature", "a finite number of at least 0", _is_real, lambda value: value >= 0)
-        self._require(
-            "top_k", "a whole number of at least 0 (0 keeps all)", _is_int, lambda value: value >= 0
-        )
+        self._require("top_k", "a whole number of at least 0 (0 keeps all)", _is_int, lambda value: value >= 0)
         self._require("top_p", "a number above 0 and at most 1", _is_real, lambda value: 0 < value <= 1)
         self._require("min_p", "a number from 0 to 1", _is_real, lambda value: 0 <= value <= 1)
         self._require("repetition_penalty", "a finite number above 0", _is_real, lambda value: value > 0)
         self._require("frequency_penalty", "a finite number", _is_real)
         self._require("presence_penalty", "a finite number", _is_real)
-        self._require(
-            "seed", "a whole number from 0 to 2**64 - 1", _is_int, lambda value: 0 <= value <= MAX_SEED
-        )
+        self._require("seed", "a whole number from 0 to 2**64 - 1", _is_int, lambda value: 0 <= value <= MAX_SEED)
         self._require("ignore_eos", "True or False", lambda value: isinstance(value, bool))
         ids = _token_ids(self.stop_token_ids)
-        self._require(
-            "stop_token_ids", "a list of token ids, whole numbers of at least 0", lambda _: ids is not None
-        )
+        self._require("stop_token_ids", "a list of token ids, whole numbers of at least 0", lambda _: ids is not None)
         object.__setattr__(self, "stop_token_ids", ids)
 
     def _require(self, name: str, expected: str, *tests: Callable[[Any], bool]) -> None:

@@ -119,9 +119,7 @@ class AutoPolicy:
         if arm.method == "ar":
             return 1 / self.costs.verify(1)
         seen = self.acceptance[arm.shape.kind]
-        drafted = self.costs.verify(arm.rows) * seen.availability + self.costs.verify(1) * (
-            1 - seen.availability
-        )
+        drafted = self.costs.verify(arm.rows) * seen.availability + self.costs.verify(1) * (1 - seen.availability)
         return seen.expected(arm.depth) / (drafted + self.costs.propose)
 
     def choose(self) -> Arm:
@@ -154,7 +152,8 @@ class AutoPolicy:
             return f"plain decoding, {self.rate(plain):.0f} tokens/s expected{beside}"
         tokens = self.acceptance[best.shape.kind].expected(best.depth)
         return (
-            f"{best.method} with budget {best.shape.budget}: {tokens:.1f} tokens a round of {1000 * tokens / self.rate(best):.1f} ms expected, "
+            f"{best.method} with budget {best.shape.budget}: "
+            f"{tokens:.1f} tokens a round of {1000 * tokens / self.rate(best):.1f} ms expected, "
             f"against one in {1000 * self.costs.verify(1):.1f} ms"
         )
 

@@ -33,9 +33,7 @@ class RoundOutcome:
 class Decoder:
     """The decoding of one sequence. `pending` (int64 []) is decided, emitted, and in no cache yet."""
 
-    def __init__(
-        self, target: Model, sequence: Sequence, drafter: Drafter, sampler: Sampler, pending: Tensor
-    ) -> None:
+    def __init__(self, target: Model, sequence: Sequence, drafter: Drafter, sampler: Sampler, pending: Tensor) -> None:
         self.target, self.sequence, self.drafter, self.sampler = target, sequence, drafter, sampler
         self.pending = pending
 
@@ -71,9 +69,7 @@ class Decoder:
         path = ancestors(tree, nodes - 1)[:nodes]
         return torch.where(path >= 0, tree.tokens[path.clamp_min(0)], -1)
 
-    def _commit(
-        self, tree: DraftTree, nodes: int, accepted: Accepted, features: Tensor | None
-    ) -> RoundOutcome:
+    def _commit(self, tree: DraftTree, nodes: int, accepted: Accepted, features: Tensor | None) -> RoundOutcome:
         """Keep the accepted path everywhere. The one small read of the round happens here."""
         tokens = tree.tokens[accepted.path.clamp_min(0)]
         deepest = tree.depth.max().reshape(1)

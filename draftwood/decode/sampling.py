@@ -151,9 +151,7 @@ class Sampler:
     prompt      int64 [T], the ids of the prompt; they count for the repetition penalty only
     """
 
-    def __init__(
-        self, params: SamplingParams, vocab_size: int, device: torch.device | str, prompt: Tensor
-    ) -> None:
+    def __init__(self, params: SamplingParams, vocab_size: int, device: torch.device | str, prompt: Tensor) -> None:
         self._params = params
         self._device = torch.device(device)
         if not params.greedy:

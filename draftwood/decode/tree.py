@@ -103,18 +103,14 @@ class TreeShape:
             raise UsageError(f"The tree shape is {self.kind!r}, but must be one of {known}; choose one.")
         check_budget(self.budget)
         if self.candidates < 1:
-            raise UsageError(
-                f"The candidates per depth are {self.candidates!r}, but must be at least 1; give more."
-            )
+            raise UsageError(f"The candidates per depth are {self.candidates!r}, but must be at least 1; give more.")
         if not 0 < self.temperature < float("inf"):
             raise UsageError(
                 f"The tree temperature is {self.temperature!r}, but must be finite and above 0; give another."
             )
         if self.chain_seed not in SEED_LENGTHS:
             known = ", ".join(SEED_LENGTHS)
-            raise UsageError(
-                f"The chain seed is {self.chain_seed!r}, but must be one of {known}; choose one."
-            )
+            raise UsageError(f"The chain seed is {self.chain_seed!r}, but must be one of {known}; choose one.")
 
     @property
     def branching(self) -> bool:

@@ -48,9 +48,6 @@ def measure(target: Model, drafter: Drafter, kv: tuple[KVSpec, KVSpec]) -> Costs
     verify(1)
     propose()
     seconds = [
-        statistics.median(_seconds(lambda n=rows: verify(n), target.device) for _ in range(REPEATS))
-        for rows in ROWS
+        statistics.median(_seconds(lambda n=rows: verify(n), target.device) for _ in range(REPEATS)) for rows in ROWS
     ]
-    return Costs(
-        ROWS, tuple(seconds), statistics.median(_seconds(propose, target.device) for _ in range(REPEATS))
-    )
+    return Costs(ROWS, tuple(seconds), statistics.median(_seconds(propose, target.device) for _ in range(REPEATS)))

@@ -61,9 +61,7 @@ class Engine:
         except TypeError:
             known = [name for name in EngineConfig.__dataclass_fields__ if name not in ("target", "draft")]
             unknown = sorted(set(options) - set(known))
-            raise UsageError(
-                f"unknown option {', '.join(unknown)[:60]}; the options are {', '.join(known)}."
-            ) from None
+            raise UsageError(f"unknown option {', '.join(unknown)[:60]}; the options are {', '.join(known)}.") from None
         device = pick_device(config.device)
         loaded = load_target(config, device)
         return cls(config, loaded, load_drafter(config, loaded.model, device), device)
@@ -209,9 +207,9 @@ class Engine:
             drafter.start(prompt)
             hidden = read_prompt(model, sequence, prompt, drafter.wants, drafter.observe, progress=progress)
             sampler = Sampler(params, model.spec.vocab, self.device, prompt)
-            pending = sampler.draw(
-                model.logits(hidden), prompt.new_tensor([len(ids)]), prompt.new_empty(1, 0)
-            ).squeeze(0)
+            pending = sampler.draw(model.logits(hidden), prompt.new_tensor([len(ids)]), prompt.new_empty(1, 0)).squeeze(
+                0
+            )
             decoder = Decoder(model, sequence, drafter, sampler, pending)
             first = int(pending)
             prefill_seconds = time.perf_counter() - start
@@ -237,21 +235,18 @@ class Engine:
         drafter = self._plain if method == "ar" else self.drafter
         if method != "ar" and drafter.max_depth == 0:
             raise UsageError(
-                f"method {method!r} needs a draft; load the engine with draft='lookup' or a draft file, or use method 'ar'."
+                f"method {method!r} needs a draft; load the engine with draft='lookup' or a draft file, "
+                "or use method 'ar'."
             )
         shape = METHODS[method](shaping, drafter.block_size)
         arm = Arm(method, shape, 0)
-        return Plan(
-            method, 0 if method == "ar" else shape.budget, drafter, lambda: arm, lambda *_: None, lambda: ""
-        )
+        return Plan(method, 0 if method == "ar" else shape.budget, drafter, lambda: arm, lambda *_: None, lambda: "")
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str):
             return self._checked(prompt)
         if self.tokenizer is None:
-            raise UsageError(
-                f"{self.target.path.name} has no tokenizer; give the prompt as a list of token ids."
-            )
+            raise UsageError(f"{self.target.path.name} has no tokenizer; give the prompt as a list of token ids.")
         return self._checked(self.tokenizer.encode(prompt, special=True, add_bos=self.tokenizer.adds_bos))
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
@@ -263,11 +258,13 @@ class Engine:
         wrong = next((token for token in checked if not 0 <= token < vocab), None)
         if wrong is not None:
             raise UsageError(
-                f"the prompt holds token id {wrong}, but {self.target.path.name} has ids 0 to {vocab - 1}; was it made for another model?"
+                f"the prompt holds token id {wrong}, but {self.target.path.name} has ids 0 to {vocab - 1}; "
+                "was it made for another model?"
             )
         if len(checked) >= room:
             raise UsageError(
-                f"the prompt has {len(checked)} tokens and the context holds {room} with the answer; shorten it or raise max_context (--max-ctx)."
+                f"the prompt has {len(checked)} tokens and the context holds {room} with the answer; "
+                "shorten it or raise max_context (--max-ctx)."
             )
         return checked
 

@@ -41,7 +41,8 @@ def pick_device(wanted: str) -> str:
     """ "auto" takes a GPU when torch sees one."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            "device 'cuda' was asked for, but torch sees no GPU; install a CUDA or ROCm build of torch, or use --device cpu."
+            "device 'cuda' was asked for, but torch sees no GPU; install a CUDA or ROCm build of torch, "
+            "or use --device cpu."
         )
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
@@ -80,9 +81,7 @@ def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:
         path = resolve(config.draft)
         spec = drafters.drafter_of_architecture(path, draft_architecture(path))
     elif config.draft_block is not None:
-        raise UsageError(
-            f"draft_block is {config.draft_block}, but {spec.name!r} has no block; leave it out."
-        )
+        raise UsageError(f"draft_block is {config.draft_block}, but {spec.name!r} has no block; leave it out.")
     kv_name = AUTO_KV[device] if config.draft_kv == "auto" else config.draft_kv
     request = DrafterRequest(
         target,

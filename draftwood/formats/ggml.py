@@ -31,9 +31,7 @@ class BlockType:
         """Bytes of a row of `n` weights; ValueError unless `n` is a whole number of blocks."""
         blocks, rest = divmod(n, self.block_size)
         if rest:
-            raise ValueError(
-                f"a row of {n} weights is not a whole number of {self.name} blocks of {self.block_size}"
-            )
+            raise ValueError(f"a row of {n} weights is not a whole number of {self.name} blocks of {self.block_size}")
         return blocks * self.type_size
 
 

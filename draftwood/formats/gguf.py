@@ -129,9 +129,7 @@ class GGUFFile:
     def require(self, key: str) -> Any:
         """A metadata value; FormatError if the file does not have it."""
         if key not in self.metadata:
-            raise FormatError(
-                f"{shown(self.path)} has no metadata key {quoted(key)}: use a complete GGUF file."
-            )
+            raise FormatError(f"{shown(self.path)} has no metadata key {quoted(key)}: use a complete GGUF file.")
         return self.metadata[key]
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
@@ -193,9 +191,7 @@ class _Header:
         pair_count = self._u64("its counts")
         # The smallest entry: name length, dimension count, type and offset; key length, type and one byte.
         if tensor_count * 24 + pair_count * 13 > self._end - self._at:
-            raise self._damaged(
-                f"announces {tensor_count} tensors and {pair_count} keys, more than fit into it"
-            )
+            raise self._damaged(f"announces {tensor_count} tensors and {pair_count} keys, more than fit into it")
         return tensor_count, pair_count
 
     def metadata(self, count: int) -> dict[str, Any]:
@@ -278,14 +274,8 @@ class _Header:
         if kind != GGUFValueType.STRING and kind not in _SCALARS:
             raise self._damaged(f"makes key {quoted(key)} a list of the unknown type {kind}")
         if count > _MAX_ARRAY_LENGTH:
-            raise self._damaged(
-                f"makes key {quoted(key)} a list of {count} values, more than {_MAX_ARRAY_LENGTH}"
-            )
-        return (
-            self._strings(count, key)
-            if kind == GGUFValueType.STRING
-            else self._numbers(_SCALARS[kind], count, key)
-        )
+            raise self._damaged(f"makes key {quoted(key)} a list of {count} values, more than {_MAX_ARRAY_LENGTH}")
+        return self._strings(count, key) if kind == GGUFValueType.STRING else self._numbers(_SCALARS[kind], count, key)
 
     def _numbers(self, kind: np.dtype[Any], count: int, key: str) -> list[Any]:
         start = self._skip(count * kind.itemsize, f"key {quoted(key)}")

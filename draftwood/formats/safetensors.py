@@ -90,15 +90,11 @@ def _shards(directory: Path, named: Path | None) -> dict[Path, list[str] | None]
     if named is not None and not (named.name == _INDEX or (index.is_file() and named.name in _placed(index))):
         return {named: None}
     if not index.is_file():
-        raise FileError(
-            f"{shown(directory)} holds neither {_SINGLE} nor {_INDEX}: put the weights beside {_CONFIG}."
-        )
+        raise FileError(f"{shown(directory)} holds neither {_SINGLE} nor {_INDEX}: put the weights beside {_CONFIG}.")
     placed = _placed(index)
     for file in placed:
         if not (directory / file).is_file():
-            raise FileError(
-                f"{shown(directory / file)} is missing: put all {len(placed)} shards in one directory."
-            )
+            raise FileError(f"{shown(directory / file)} is missing: put all {len(placed)} shards in one directory.")
     return {directory / file: names for file, names in placed.items()}
 
 
@@ -111,9 +107,7 @@ def _placed(index: Path) -> dict[str, list[str]]:
     for name, file in weight_map.items():
         # A file name with a folder in it could point anywhere on the user's disk.
         if not isinstance(file, str) or Path(file).name != file:
-            raise FormatError(
-                f"{shown(index)} places tensor {quoted(name)} outside its directory: download it again."
-            )
+            raise FormatError(f"{shown(index)} places tensor {quoted(name)} outside its directory: download it again.")
         placed.setdefault(file, []).append(name)
     return placed
 
@@ -122,9 +116,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise FileError(
-            f"{shown(path)} does not exist: a safetensors model needs it beside its weights."
-        ) from None
+        raise FileError(f"{shown(path)} does not exist: a safetensors model needs it beside its weights.") from None
     except OSError as error:
         raise FileError(
             f"{shown(path)} cannot be read ({error.strerror}): check the file and its permissions."

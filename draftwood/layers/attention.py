@@ -40,9 +40,7 @@ class Attention:
         self.q_norm, self.k_norm = q_norm, k_norm
         self.scale = head_dim**-0.5
 
-    def _project(
-        self, x: Tensor, turn: Tensor, prefill: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _project(self, x: Tensor, turn: Tensor, prefill: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """x [N, E] -> rotated queries [N, H, D], rotated keys and values [N, G, D], gate [N, H * D] or None."""
         query, key, value = self.qkv(x, prefill)
         gate = None

@@ -24,9 +24,7 @@ class Projection:
             y = weight.prefill(x) if prefill else weight.decode(x)
             results.extend(y.split(widths, -1) if len(widths) > 1 else (y,))
         if self._scaled:
-            results = [
-                y if scale is None else y * scale for y, scale in zip(results, self._scales, strict=True)
-            ]
+            results = [y if scale is None else y * scale for y, scale in zip(results, self._scales, strict=True)]
         return results
 
     @property

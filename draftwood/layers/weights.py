@@ -32,11 +32,13 @@ class Weights:
         info = self.source.tensors.get(name)
         if info is None:
             raise FormatError(
-                f"{self.source.path.name} has no tensor {name!r}: the file is incomplete or of another model; download it again."
+                f"{self.source.path.name} has no tensor {name!r}: the file is incomplete or of another model; "
+                "download it again."
             )
         if shape is not None and tuple(info.shape) != shape:
             raise FormatError(
-                f"{self.source.path.name}: tensor {name!r} has shape {tuple(info.shape)}, {shape} was expected from the file's own metadata."
+                f"{self.source.path.name}: tensor {name!r} has shape {tuple(info.shape)}, "
+                f"{shape} was expected from the file's own metadata."
             )
         return info
 
@@ -62,9 +64,7 @@ class Weights:
         parts = []
         for _, members in groupby(infos, key=lambda item: item[2].block_type.name):
             run = list(members)
-            raw = torch.from_numpy(np.concatenate([self.source.raw(info.name) for _, _, info in run])).to(
-                self.device
-            )
+            raw = torch.from_numpy(np.concatenate([self.source.raw(info.name) for _, _, info in run])).to(self.device)
             request = LinearRequest(run[0][2].block_type, len(raw), in_features, self.device, self.dtype)
             weight = load_linear(raw, request)
             self.forms[weight.form] = self.forms.get(weight.form, 0) + raw.nbytes

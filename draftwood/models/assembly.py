@@ -27,9 +27,7 @@ def attention(spec: ModelSpec, weights: Weights, at: str, qk_norm: bool) -> Atte
     """The full attention of block `at`."""
     width = spec.kv_heads * spec.head_dim
     norms = (
-        [weights.dense(f"{at}.attn_{axis}_norm.weight", (spec.head_dim,)) for axis in "qk"]
-        if qk_norm
-        else [None, None]
+        [weights.dense(f"{at}.attn_{axis}_norm.weight", (spec.head_dim,)) for axis in "qk"] if qk_norm else [None, None]
     )
     return Attention(
         weights.projection(
@@ -59,9 +57,7 @@ def attention_state(spec: ModelSpec, device: str) -> StateMaker:
 def assemble(spec: ModelSpec, weights: Weights, block: Callable[[int], Block]) -> Model:
     """Embedding, the blocks, output norm and head; without `output.weight` the head is the token table."""
     divisors = (
-        weights.dense("rope_freqs.weight", (spec.rope_width // 2,)).cpu()
-        if weights.has("rope_freqs.weight")
-        else None
+        weights.dense("rope_freqs.weight", (spec.rope_width // 2,)).cpu() if weights.has("rope_freqs.weight") else None
     )
     head = "output" if weights.has("output.weight") else "token_embd"
     return Model(

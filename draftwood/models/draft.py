@@ -1,4 +1,4 @@
-"""A block-diffusion draft (DFlash, SPEC-dflash section 1): context rows from the target's features, and the block.
+"""A block-diffusion draft (DFlash, SPEC-dflash section 1): context rows from target features, and the block.
 
 Letters: n context rows, B rows of a block, C cached context rows, E hidden width, V vocabulary.
 """
@@ -24,7 +24,7 @@ from draftwood.layers.mlp import MLP
 from draftwood.models.dflash import DraftSpec
 
 FEATURE_LIMIT = 65504.0
-"""Features are clipped to the range of float16, as the drafts' training kept them (SPEC-draft-formats 2.2)."""
+"""Features are clipped to the range of float16 (SPEC-draft-formats 2.2)."""
 
 Function = Callable[[Tensor], Tensor]
 
@@ -45,9 +45,10 @@ class DraftLayer:
 
 
 class DraftContext:
-    """What a draft keeps of one sequence: K and V of every layer for each committed token, at absolute positions.
+    """What a draft keeps of one sequence: K and V of each committed token in every layer, absolute positions.
 
-    Every layer keeps all rows. A sliding layer would do with the last W and a block's, but reads no more than those.
+    Every layer keeps all rows. A sliding layer would do with the last W and a block's, but reads no more than
+    those.
     """
 
     def __init__(self, states: Sequence[KVState]) -> None:
@@ -70,11 +71,11 @@ class DraftContext:
 
 
 class DraftModel:
-    """The draft's weights. Its output only ever costs time, so its arithmetic may depend on the rows of a pass.
+    """The draft's weights. A wrong proposal only costs time, so a row's bits may depend on the other rows.
 
-    fuse, fuse_norm: the matrix over the tapped features and the norm after it. embed: token ids int64 [n] -> float32
-    [n, E]. head: hidden float32 [n, E] -> logits float32 [n, V]. Both are the target's unless the file has its own.
-    own_bytes: bytes of an own token table and head.
+    fuse, fuse_norm: the matrix over the tapped features and the norm after it. embed: token ids int64 [n] ->
+    float32 [n, E]. head: hidden float32 [n, E] -> logits float32 [n, V]. Both are the target's unless the
+    file has its own. own_bytes: bytes of an own token table and head.
     """
 
     def __init__(
@@ -92,6 +93,8 @@ class DraftModel:
         self.fuse, self.fuse_norm, self.output_norm = fuse, fuse_norm, output_norm
         self.embed, self.head = embed, head
         self.device = str(output_norm.device.type)
+        if spec.rope_base is None:
+            raise ValueError("the rotary base of a draft is settled by `dflash.fit` first")
         self.rates = frequencies(spec.head_dim, spec.rope_base).to(self.device)
         self._mask = embed(torch.tensor([spec.mask_token], device=self.device)) * spec.embedding_scale
         self._own_bytes = own_bytes
@@ -99,9 +102,7 @@ class DraftModel:
     def new_context(self, kv: tuple[KVSpec, KVSpec], capacity: int) -> DraftContext:
         """Empty caches for up to `capacity` committed tokens."""
         spec = self.spec
-        return DraftContext(
-            [KVState(kv, spec.kv_heads, spec.head_dim, capacity, self.device) for _ in self.layers]
-        )
+        return DraftContext([KVState(kv, spec.kv_heads, spec.head_dim, capacity, self.device) for _ in self.layers])
 
     @torch.inference_mode()
     def context_rows(self, features: Tensor, prefill: bool = False) -> Tensor:
@@ -113,8 +114,8 @@ class DraftModel:
     def project(self, features: Tensor, context: DraftContext) -> None:
         """Append the K and V of the tokens after the cached ones.
 
-        features: float32 [n, taps * E], the target's outputs of the tapped layers side by side, in the taps' order.
-        More than MAX_ROWS rows are read in the prefill form of the weights.
+        features: float32 [n, taps * E], the target's outputs of the tapped layers side by side, in the taps'
+        order. More than MAX_ROWS rows are read in the prefill form of the weights.
         """
         count = len(features)
         prefill = count > MAX_ROWS
@@ -130,8 +131,8 @@ class DraftModel:
     def block(self, pending: Tensor, rows: int, context: DraftContext) -> Tensor:
         """Run [pending, mask, mask, ...] at positions C .. C+rows-1; the context stays as it is.
 
-        pending: int64 []. Returns float32 [rows, E] after the output norm; row j speaks of the token AT position C + j,
-        so row 0, whose token is known, says nothing.
+        pending: int64 []. Returns float32 [rows, E] after the output norm; row j speaks of the token AT
+        position C + j, so row 0, whose token is known, says nothing.
         """
         committed, eps = context.length, self.spec.eps
         turn = rotation(torch.arange(committed, committed + rows, device=self.device), self.rates)

@@ -13,6 +13,7 @@ from draftwood.formats.gguf import GGUFFile
 from draftwood.models.spec import DeltaSpec, Keys, ModelSpec, transformer_spec
 
 if TYPE_CHECKING:
+    from draftwood.layers.attention import Attention
     from draftwood.layers.delta_net import DeltaNet
     from draftwood.layers.weights import Weights
     from draftwood.models.base import Block, Model, StateMaker
@@ -44,7 +45,8 @@ def read_spec(source: GGUFFile) -> ModelSpec:
         raise keys.fail(f"{base.layers} blocks leave no trunk; the file is damaged.")
     if value_heads % key_heads or keys.integer("ssm.inner_size") != value_heads * width:
         raise keys.fail(
-            f"{value_heads} value heads of {width} do not fit {key_heads} key heads and an inner size of {keys.integer('ssm.inner_size')}."
+            f"{value_heads} value heads of {width} do not fit {key_heads} key heads "
+            f"and an inner size of {keys.integer('ssm.inner_size')}."
         )
     if keys.integer("ssm.conv_kernel") != CONV_TAPS:
         raise keys.fail(
@@ -66,6 +68,7 @@ def build(spec: ModelSpec, weights: Weights) -> Model:
 
     def block(i: int) -> Block:
         at = f"blk.{i}"
+        mixer: Attention | DeltaNet
         if spec.attention[i]:
             mixer, state = attention(spec, weights, at, qk_norm=True), attention_state(spec, weights.device)
         else:

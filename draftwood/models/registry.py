@@ -42,5 +42,5 @@ def architecture(source: GGUFFile) -> Architecture:
         raise UnsupportedModelError(
             f"{source.path.name}: {name[:40]!r} is not a target architecture that draftwood runs; {hint}."
         )
-    module: Architecture = import_module(ARCHITECTURES[name])  # type: ignore[assignment]
+    module: Architecture = import_module(ARCHITECTURES[name])
     return module

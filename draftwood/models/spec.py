@@ -71,21 +71,18 @@ class Keys:
         value = self.source.get(self.prefix + key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise FormatError(
-                f"{self.source.path.name}: {self.prefix}{key} is {value!r:.40}, a whole number from {low} to {high} was expected; the file is damaged or incomplete."
+                f"{self.source.path.name}: {self.prefix}{key} is {value!r:.40}, "
+                f"a whole number from {low} to {high} was expected; the file is damaged or incomplete."
             )
         return value
 
     def real(self, key: str, default: float | None = None) -> float:
         """A finite positive number."""
         value = self.source.get(self.prefix + key, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or value <= 0
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
             raise FormatError(
-                f"{self.source.path.name}: {self.prefix}{key} is {value!r:.40}, a positive number was expected; the file is damaged or incomplete."
+                f"{self.source.path.name}: {self.prefix}{key} is {value!r:.40}, a positive number was expected; "
+                "the file is damaged or incomplete."
             )
         return float(value)
 
@@ -100,7 +97,8 @@ def vocabulary_rows(source: GGUFFile, hidden: int) -> int:
     if info is None or len(info.shape) != 2 or info.shape[1] != hidden:
         found = "missing" if info is None else f"of shape {tuple(info.shape)}"
         raise FormatError(
-            f"{source.path.name}: token_embd.weight is {found}, rows of {hidden} values were expected; this is not a complete model file."
+            f"{source.path.name}: token_embd.weight is {found}, rows of {hidden} values were expected; "
+            "this is not a complete model file."
         )
     return info.shape[0]
 

@@ -66,9 +66,7 @@ class ChatTemplate:
                 }
             )
         except (SecurityError, OverflowError, RecursionError, MemoryError) as error:
-            raise FormatError(
-                f"the file's chat template did something forbidden: {_sentence(error)}"
-            ) from error
+            raise FormatError(f"the file's chat template did something forbidden: {_sentence(error)}") from error
         # A template is a program: an unexpected message can make it fail with any of Python's errors.
         except Exception as error:
             raise UsageError(f"the chat template refuses these messages: {_sentence(error)}") from error
@@ -107,9 +105,7 @@ def _is_too_large(operator: str, left: Any, right: Any) -> bool:
     repeats = any(isinstance(value, str | list | tuple) for value in (left, right))
     try:
         a, b = (float(len(v) if isinstance(v, str | list | tuple) else v) for v in (left, right))
-        return bool(
-            abs(a * b if operator == "*" else a**b) > (MAX_REPEATED_LENGTH if repeats else MAX_NUMBER)
-        )
+        return bool(abs(a * b if operator == "*" else a**b) > (MAX_REPEATED_LENGTH if repeats else MAX_NUMBER))
     except OverflowError:
         return True
     except (TypeError, ValueError, ZeroDivisionError):
@@ -119,7 +115,7 @@ def _is_too_large(operator: str, left: Any, right: Any) -> bool:
 class _GenerationBlock(Extension):
     """`{% generation %}`: marks the assistant's words for training; here its body is simply rendered."""
 
-    tags = {"generation"}  # noqa: RUF012 (declared so by jinja2)
+    tags = {"generation"}  # noqa: RUF012 -- jinja2 declares it as an instance attribute
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
@@ -145,9 +141,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _environment() -> _Environment:

@@ -256,9 +256,7 @@ class Tokenizer:
 
     def _type(self, id: int) -> int:
         if not 0 <= id < self.vocab_size:
-            raise UsageError(
-                f"token id {id} is not in the vocabulary; valid ids are 0 to {self.vocab_size - 1}"
-            )
+            raise UsageError(f"token id {id} is not in the vocabulary; valid ids are 0 to {self.vocab_size - 1}")
         return self._types[id]
 
 
@@ -275,9 +273,7 @@ def _build_bpe(
     for merge in merges:
         left, space, right = merge.partition(" ")
         if not (left and space and right):
-            raise FormatError(
-                f"tokenizer.ggml.merges holds {_shown(merge)}, expected two parts and a space; {_AGAIN}"
-            )
+            raise FormatError(f"tokenizer.ggml.merges holds {_shown(merge)}, expected two parts and a space; {_AGAIN}")
         # Of a repeated pair the first rank counts.
         pairs.setdefault((left, right))
 
@@ -294,17 +290,14 @@ def _build_bpe(
         models.BPE(vocab=vocabulary, merges=list(pairs), ignore_merges=pre_tokenizer.ignore_merges)
     )
     splits: list[pre_tokenizers.PreTokenizer] = [
-        pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated")
-        for pattern in pre_tokenizer.splits
+        pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated") for pattern in pre_tokenizer.splits
     ]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
     return bpe, stand_ins
 
 
-def _longest_first(
-    tokens: Sequence[str], types: Sequence[int], wanted: tuple[int, ...]
-) -> list[tuple[str, int]]:
+def _longest_first(tokens: Sequence[str], types: Sequence[int], wanted: tuple[int, ...]) -> list[tuple[str, int]]:
     found = [(tokens[id], id) for id, kind in enumerate(types) if kind in wanted and tokens[id]]
     return sorted(found, key=lambda pair: -len(_utf8(pair[0])))
 
@@ -349,9 +342,7 @@ def _strings(metadata: Mapping[str, Any], key: str) -> Sequence[str]:
 
 
 def _is_list_of(kind: type, value: object) -> bool:
-    return (
-        isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, kind) for v in value)
-    )
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, kind) for v in value)
 
 
 def _token_id(metadata: Mapping[str, Any], key: str, vocab_size: int) -> int | None:
@@ -359,9 +350,7 @@ def _token_id(metadata: Mapping[str, Any], key: str, vocab_size: int) -> int | N
     if value is None:
         return None
     if not isinstance(value, int) or not 0 <= value < vocab_size:
-        raise FormatError(
-            f"{key} is {_shown(value)}, expected a token id from 0 to {vocab_size - 1}; {_AGAIN}"
-        )
+        raise FormatError(f"{key} is {_shown(value)}, expected a token id from 0 to {vocab_size - 1}; {_AGAIN}")
     return value
 
 

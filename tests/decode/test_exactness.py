@@ -13,9 +13,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from tests.conftest import VENDORED
-from tests.fakes import RecordingDrafter, ScriptedDrafter
-from tests.models.test_oracle import load
 
 from draftwood.cache.kv import KVState, poison
 from draftwood.cache.registry import kv_pair
@@ -26,6 +23,9 @@ from draftwood.decode.sampling import Sampler
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
 from draftwood.models.base import Model
 from draftwood.prefill.dense import read_prompt
+from tests.conftest import VENDORED
+from tests.fakes import RecordingDrafter, ScriptedDrafter
+from tests.models.test_oracle import load
 
 MODELS = ("q35-c.Q4_K_M", "q3-b.Q4_K_M", "l-b.Q4_1")
 KV = ("f32", "f16", "bf16", "q8_0", "q8_0/f16")
@@ -56,7 +56,9 @@ def cases() -> list[Case]:
     """Every combination of model, KV type, shape, budget, temperature and seed; the rest is drawn per case."""
     draw = random.Random(20261125)
     return [
-        Case(*fixed, draw.choice(RIGHT), draw.choice(DTYPES), draw.choice((1, 5, 60, 64, 100, 127)), draw.random() < 0.2)
+        Case(
+            *fixed, draw.choice(RIGHT), draw.choice(DTYPES), draw.choice((1, 5, 60, 64, 100, 127)), draw.random() < 0.2
+        )
         for fixed in itertools.product(MODELS, KV, KINDS, BUDGETS, TEMPERATURES, SEEDS)
     ]
 

@@ -61,9 +61,7 @@ def test_draws_follow_the_softmax(seed: int) -> None:
 
 def test_the_sampler_divides_by_the_temperature() -> None:
     logits = torch.linspace(-1, 1, 6)
-    drawn = sampler(6, temperature=0.5, seed=4).draw(
-        logits.expand(4000, -1), torch.arange(4000), no_path(4000)
-    )
+    drawn = sampler(6, temperature=0.5, seed=4).draw(logits.expand(4000, -1), torch.arange(4000), no_path(4000))
     check_fit(drawn, (logits / 0.5).softmax(0))
 
 

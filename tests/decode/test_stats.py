@@ -29,9 +29,7 @@ def test_the_summary_has_the_layout_that_scripts_parse() -> None:
     found = re.fullmatch(r"\[dflash\] generated (\d+) tokens in ([\d.]+) s\s+->\s+([\d.]+) tok/s", first)
     assert found is not None
     assert found.groups() == ("24", "2.000", "11.50")
-    pattern = (
-        r"\[dflash\] (\d+) draft steps, accepted=(\d+)/(\d+) \(([\d.]+)% per step\), avg commit/step=([\d.]+)"
-    )
+    pattern = r"\[dflash\] (\d+) draft steps, accepted=(\d+)/(\d+) \(([\d.]+)% per step\), avg commit/step=([\d.]+)"
     found = re.fullmatch(pattern, second)
     assert found is not None
     assert found.groups() == ("4", "23", "64", "35.9", "5.75")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import oracle_path
 
 from draftwood import Engine, SamplingParams
+from tests.conftest import oracle_path
 
 FILES = {"file": None, "q8": "{draft}.Q8_0.dflash.gguf", "q8_causal_false": "{draft}-causal-false.Q8_0.dflash.gguf"}
 CONFIGS = {"causal_false": "config.is_causal_false.json", "causal_true": "config.is_causal_true.json"}
@@ -41,7 +41,9 @@ def draft_path(root: Path, run: dict[str, Any], scratch: Path) -> Path:
 
 def load(root: Path, draft: Path, device: str) -> Engine:
     target = str(root / "t-a.F32.gguf")
-    return Engine.load(target, draft=str(draft), dtype="float32", kv="f32", draft_kv="f32", max_context=512, device=device)
+    return Engine.load(
+        target, draft=str(draft), dtype="float32", kv="f32", draft_kv="f32", max_context=512, device=device
+    )
 
 
 @pytest.mark.parametrize("index", range(24))
@@ -74,4 +76,6 @@ def test_a_tree_accepts_at_least_as_much_and_says_the_same(oracle: Path, draft: 
         automatic = engine.generate(prompt, params, method="auto")
         assert plain.token_ids == chain.token_ids == tree.token_ids == automatic.token_ids
         assert tree.stats.acceptance_length >= chain.stats.acceptance_length - 0.3
-        assert chain.stats.accept_percent == pytest.approx(100 * chain.stats.acceptance_length / engine.drafter.block_size)
+        assert chain.stats.accept_percent == pytest.approx(
+            100 * chain.stats.acceptance_length / engine.drafter.block_size
+        )

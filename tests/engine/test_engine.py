@@ -203,5 +203,5 @@ def test_damaged_files_never_crash(tiny: Path, tmp_path: Path) -> None:
         try:
             Engine.load(str(path), dtype="float32").generate([1, 2, 3], SamplingParams(2))
         except DraftwoodError as error:
-            assert len(str(error)) < 300  # noqa: PT017
-            assert "\n" not in str(error)  # noqa: PT017
+            assert len(str(error)) < 300
+            assert "\n" not in str(error)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.models.test_oracle import relative
 
 from draftwood import Engine, SamplingParams
 from draftwood.batch import ForwardInput
 from draftwood.cache.registry import kv_pair
+from tests.models.test_oracle import relative
 
 MEAN_TOLERANCE = 1.5e-2
 EACH_TOLERANCE = 3.7e-2
@@ -38,7 +38,7 @@ def reference(oracle: Path) -> dict[str, Any]:
 
 
 def decoded_logits(engine: Engine, ids: list[int]) -> Any:
-    """The last position's logits when the whole prompt goes through decode passes, the form that plain decoding uses."""
+    """The last position's logits when the whole prompt goes through decode passes, the form of plain decoding."""
     model = engine.target.model
     sequence = model.new_sequence(kv_pair("f32"), len(ids))
     tokens = torch.tensor(ids, dtype=torch.long)

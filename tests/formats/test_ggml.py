@@ -34,7 +34,5 @@ def test_codes() -> None:
 
 
 def test_formats_do_not_import_torch() -> None:
-    script = (
-        "import sys, draftwood.formats.gguf, draftwood.formats.safetensors; sys.exit('torch' in sys.modules)"
-    )
+    script = "import sys, draftwood.formats.gguf, draftwood.formats.safetensors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

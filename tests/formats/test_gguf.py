@@ -87,9 +87,7 @@ def test_every_value_type_and_both_versions(
         0: ("B", 200), 1: ("b", -3), 2: ("H", 65535), 3: ("h", -300), 4: ("I", 2**32 - 1), 5: ("i", -(2**31)),
         6: ("f", 0.5), 7: ("?", True), 10: ("Q", 2**64 - 1), 11: ("q", -(2**63)), 12: ("d", 0.1),
     }  # fmt: skip
-    pairs = [
-        key_value(f"k{kind}", kind, struct.pack(f"<{code}", value)) for kind, (code, value) in values.items()
-    ]
+    pairs = [key_value(f"k{kind}", kind, struct.pack(f"<{code}", value)) for kind, (code, value) in values.items()]
     for kind, (code, value) in values.items():
         pairs.append(key_value(f"a{kind}", 9, struct.pack(f"<IQ3{code}", kind, 3, value, value, value)))
     pairs.append(key_value("text", 8, struct.pack("<Q", 3) + "né".encode()))
@@ -100,9 +98,7 @@ def test_every_value_type_and_both_versions(
         file = GGUFFile.open(write(tmp_path / f"v{version}.gguf", build(pairs, version=version)))
         for kind, (_, value) in values.items():
             assert file.metadata[f"k{kind}"] == value and type(file.metadata[f"k{kind}"]) is type(value)
-            assert file.metadata[f"a{kind}"] == [value] * 3 and type(file.metadata[f"a{kind}"][0]) is type(
-                value
-            )
+            assert file.metadata[f"a{kind}"] == [value] * 3 and type(file.metadata[f"a{kind}"][0]) is type(value)
         assert file.metadata["text"] == "né"
         assert file.metadata["none"] == file.metadata["zero"] == []
         assert file.metadata["odd"] == "a\ufffd"
@@ -110,9 +106,7 @@ def test_every_value_type_and_both_versions(
             _ = file.architecture
 
 
-def test_scalar_and_alignment(
-    tmp_path: Path, build: Build, key_value: Callable[[str, int, bytes], bytes]
-) -> None:
+def test_scalar_and_alignment(tmp_path: Path, build: Build, key_value: Callable[[str, int, bytes], bytes]) -> None:
     pairs = [key_value("general.alignment", 4, struct.pack("<I", 64))]
     data = struct.pack("<f", 1.5) + bytes(60) + struct.pack("<2f", 2, 3)
     content = build(pairs, [("scalar", [], 0, 0), ("pair", [2, 1], 0, 64)], data, alignment=64)
@@ -129,9 +123,7 @@ def test_unsupported_types_matter_only_when_used(tmp_path: Path, build: Build) -
     assert "strange" in repr(file.tensors["strange"])
     for name, stored in (("strange", "IQ2_XXS"), ("unknown", "type 99")):
         assert file.tensors[name].shape[-1] in (32, 256)
-        with pytest.raises(
-            UnsupportedModelError, match=f"types.gguf: tensor '{name}' is stored as {stored}"
-        ) as caught:
+        with pytest.raises(UnsupportedModelError, match=f"types.gguf: tensor '{name}' is stored as {stored}") as caught:
             _ = file.tensors[name].block_type
         assert len(str(caught.value)) < 300
         with pytest.raises(UnsupportedModelError, match=stored):

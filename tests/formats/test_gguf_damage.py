@@ -174,9 +174,7 @@ def test_truncated_anywhere(tmp_path: Path, vendored: Path) -> None:
     path = tmp_path / "truncated.gguf"
     rng = random.Random(SEED)
     header = gguf.GGUFReader(vendored / "models/l-b.Q4_1.gguf").data_offset
-    places = [rng.randrange(1, header) for _ in range(10)] + [
-        rng.randrange(header, len(whole)) for _ in range(10)
-    ]
+    places = [rng.randrange(1, header) for _ in range(10)] + [rng.randrange(header, len(whole)) for _ in range(10)]
     with no_hang(), small_allocations():
         for place in [*places, len(whole) - 1]:
             path.write_bytes(whole[:place])

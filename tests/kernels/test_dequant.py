@@ -81,9 +81,7 @@ def test_every_tensor_of_a_model(vendored: Path) -> None:
         info = ours.tensors[tensor.name]
         got = dequantise(torch.from_numpy(ours.raw(tensor.name)), info.block_type)
         assert got.shape == info.shape
-        np.testing.assert_array_equal(
-            bits(got), bits(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
-        )
+        np.testing.assert_array_equal(bits(got), bits(gguf.quants.dequantize(tensor.data, tensor.tensor_type)))
 
 
 @pytest.mark.parametrize("name", BLOCK_TYPES)

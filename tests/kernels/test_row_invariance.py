@@ -20,7 +20,9 @@ def random_raw(name: str, rows: int, width: int) -> Tensor:
     """Weights in a block type: random codes with scales of a sane size."""
     kind = BLOCK_TYPES[name]
     generator = torch.Generator().manual_seed(rows * width)
-    blocks = torch.randint(0, 256, (rows, width // kind.block_size, kind.type_size), generator=generator, dtype=torch.uint8)
+    blocks = torch.randint(
+        0, 256, (rows, width // kind.block_size, kind.type_size), generator=generator, dtype=torch.uint8
+    )
     for offset in {"Q4_0": (0,), "Q4_1": (0, 2), "Q8_0": (0,), "Q4_K": (0, 2)}.get(name, ()):
         blocks[..., offset + 1] = 0x20  # float16 exponent of about 2**-7
     if not kind.type_size % 2 and kind.block_size == 1:

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from tests.conftest import VENDORED, oracle_path
 
 from draftwood.batch import ForwardInput
 from draftwood.cache.registry import kv_pair
@@ -17,6 +16,7 @@ from draftwood.layers.weights import Weights
 from draftwood.models.base import Model
 from draftwood.models.registry import architecture
 from draftwood.prefill.dense import read_prompt
+from tests.conftest import VENDORED, oracle_path
 
 FLOAT32_TOLERANCE = 1e-5
 FLOAT32_GAP = 0.02
@@ -64,7 +64,9 @@ def relative(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-def teacher_forced(stem: Path) -> tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+def teacher_forced(
+    stem: Path,
+) -> tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """All arrays, the prompt with the reference's own continuation, and the reference's logits for every row."""
     data = dict(np.load(f"{stem}.npz"))
     prefix = "deq_" if "deq_logits_prefill" in data else ""

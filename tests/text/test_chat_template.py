@@ -51,9 +51,7 @@ def test_vendored_templates(vendored: Path) -> None:
 
 
 def test_names_a_template_may_use() -> None:
-    template = ChatTemplate(
-        "{{ bos_token }}|{{ eos_token }}|{{ add_generation_prompt }}|{{ mood }}", "<s>", "</s>"
-    )
+    template = ChatTemplate("{{ bos_token }}|{{ eos_token }}|{{ add_generation_prompt }}|{{ mood }}", "<s>", "</s>")
     assert template.render(HELLO, mood="calm") == "<s>|</s>|True|calm"
     assert template.render(HELLO, add_generation_prompt=False) == "<s>|</s>|False|"
     assert render("{{ tools is none }} {{ documents is none }}") == "True True"
@@ -160,8 +158,5 @@ def test_a_template_that_runs_away_is_stopped(source: str) -> None:
 
 
 def test_ordinary_arithmetic_is_allowed() -> None:
-    assert (
-        render("{{ 6 * 7 }} {{ 2 ** 10 }} {{ '-' * 3 }} {{ 2 * 'ab' }} {{ 0.5 * 4 }}")
-        == "42 1024 --- abab 2.0"
-    )
+    assert render("{{ 6 * 7 }} {{ 2 ** 10 }} {{ '-' * 3 }} {{ 2 * 'ab' }} {{ 0.5 * 4 }}") == "42 1024 --- abab 2.0"
     assert render("{% for i in range(1, 6, 2) %}{{ i }}{% endfor %}") == "135"

@@ -65,9 +65,7 @@ def test_pieces_join_to_the_whole(vendored: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["tokenizer/vocab-qwen2.gguf", "tokenizer/vocab-qwen35.gguf", "smollm2/vocab-smollm2.gguf"]
 )
-def test_pieces_join_to_the_whole_real_vocabularies(
-    oracle_tokenizer: Callable[[str], Tokenizer], name: str
-) -> None:
+def test_pieces_join_to_the_whole_real_vocabularies(oracle_tokenizer: Callable[[str], Tokenizer], name: str) -> None:
     assert_pieces_join(oracle_tokenizer(name), seed=2)
 
 

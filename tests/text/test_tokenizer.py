@@ -46,9 +46,7 @@ def test_ids_of_the_vendored_vectors(vendored: Path, vocabulary: str) -> None:
 
 
 @pytest.mark.parametrize("vocabulary", ORACLE_FILES)
-def test_ids_of_the_oracle_vectors(
-    oracle: Path, oracle_tokenizer: Callable[[str], Tokenizer], vocabulary: str
-) -> None:
+def test_ids_of_the_oracle_vectors(oracle: Path, oracle_tokenizer: Callable[[str], Tokenizer], vocabulary: str) -> None:
     vectors = json.loads((oracle / "tokenizer" / "vectors.json").read_text(encoding="utf-8"))["vocabs"]
     assert_reproduces(oracle_tokenizer(ORACLE_FILES[vocabulary]), vectors[vocabulary])
 
@@ -220,14 +218,10 @@ def test_splits_of_the_pre_tokenisers(pre: str, words: list[str]) -> None:
     text = "I'M ae\u0301 1234.\n"
     characters = alphabet_text(text)
     merges = [
-        f"{characters[i:j]} {characters[j]}"
-        for i in range(len(characters))
-        for j in range(i + 1, len(characters))
+        f"{characters[i:j]} {characters[j]}" for i in range(len(characters)) for j in range(i + 1, len(characters))
     ]
     tokens = sorted({*characters, *(merge.replace(" ", "") for merge in merges)})
-    tokenizer = hand_made(
-        pre=pre, tokens=tokens, token_type=None, merges=merges, bos_token_id=None, eos_token_id=None
-    )
+    tokenizer = hand_made(pre=pre, tokens=tokens, token_type=None, merges=merges, bos_token_id=None, eos_token_id=None)
     assert [tokenizer.decode([id]) for id in tokenizer.encode(text, special=False)] == words
 
 
@@ -266,9 +260,7 @@ def test_aliases_share_their_splits() -> None:
         ({"pre": ["qwen2"]}, UnsupportedModelError, "known ones"),
     ],
 )
-def test_unusable_metadata_gets_one_sentence(
-    changes: dict[str, Any], error: type[Exception], said: str
-) -> None:
+def test_unusable_metadata_gets_one_sentence(changes: dict[str, Any], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said) as raised:
         hand_made(**changes)
     assert len(str(raised.value)) < 300

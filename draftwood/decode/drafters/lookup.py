@@ -63,9 +63,7 @@ class LookupDrafter(Drafter):
     def _agreement(self, end: int, context: list[int]) -> int:
         """How many tokens before `end` agree with the end of the context."""
         length = 0
-        while (
-            length < len(context) and length < end and self._tokens[end - 1 - length] == context[-1 - length]
-        ):
+        while length < len(context) and length < end and self._tokens[end - 1 - length] == context[-1 - length]:
             length += 1
         return length
 

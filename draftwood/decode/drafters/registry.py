@@ -48,7 +48,8 @@ def drafter_of_architecture(path: Path, architecture: str) -> DrafterSpec:
         if spec.accepts is not None and spec.accepts(architecture):
             return spec
     raise UnsupportedModelError(
-        f"{path.name}: {architecture[:40]!r} is not a draft architecture; give a DFlash draft made for this target, or 'lookup'."
+        f"{path.name}: {architecture[:40]!r} is not a draft architecture; "
+        "give a DFlash draft made for this target, or 'lookup'."
     )
 
 

@@ -27,9 +27,7 @@ def block_mask(rows: int, committed: int, window: int | None, causal: bool, devi
     start = first_visible(committed, window)
     if not causal and (window is None or window >= committed + rows):
         return None
-    ahead = torch.arange(start - committed, rows, device=device) - torch.arange(
-        rows, device=device
-    ).unsqueeze(1)
+    ahead = torch.arange(start - committed, rows, device=device) - torch.arange(rows, device=device).unsqueeze(1)
     hidden = ahead > 0 if causal else ahead >= (window or rows)
     if window is not None:
         hidden |= ahead <= -window

@@ -45,7 +45,7 @@ def convolve(taps: list[Tensor], weight: Tensor) -> Tensor:
 
 
 def split_heads(mixed: Tensor, shape: DeltaShape) -> tuple[Tensor, Tensor, Tensor]:
-    """[N, F] after the convolution -> q [N, Hv, K] (normalised, over sqrt K), k [N, Hv, K] (normalised), v [N, Hv, V]."""
+    """[N, F] after the convolution -> q (normalised, over sqrt K) and k (normalised), [N, Hv, K]; v, [N, Hv, V]."""
     width = shape.key_heads * shape.key_dim
     q, k, v = mixed.split([width, width, shape.value_heads * shape.value_dim], -1)
     repeat = shape.value_heads // shape.key_heads

@@ -29,7 +29,7 @@ class LinearRequest:
 
 
 class LinearWeight(ABC):
-    """One matrix in one form. A form serves every row count of a decode pass with the same arithmetic (DESIGN law 1)."""
+    """One matrix in one form, whose arithmetic is the same for every row count of a decode pass (DESIGN law 1)."""
 
     form: str
 

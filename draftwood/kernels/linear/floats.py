@@ -1,4 +1,4 @@
-"""Matrices dequantised once into a float dtype: float32 is the oracle form, bfloat16 the fast one where cores have it."""
+"""Matrices dequantised once into a float dtype: float32 is the oracle form, bfloat16 is fast where cores have it."""
 
 from __future__ import annotations
 

@@ -104,7 +104,8 @@ class Int4Weight(LinearWeight):
     @property
     def nbytes(self) -> int:
         """Bytes of the packed products and of the prefill copy."""
-        return self._dense.nbytes + sum(packed.nbytes + groups.nbytes for packed, groups in self._parts)
+        packed: int = sum(codes.nbytes + groups.nbytes for codes, groups in self._parts)
+        return self._dense.nbytes + packed
 
 
 def _can_run(request: LinearRequest) -> str | None:

@@ -1,0 +1,103 @@
+"""DFlash drafting: one pass of a block draft gives a distribution for every depth; a tree grows from them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from draftwood.batch import GRANULE, MAX_ROWS
+from draftwood.cache.registry import kv_pair
+from draftwood.decode.drafters.base import Drafter, DrafterRequest
+from draftwood.decode.drafters.none import root_only
+from draftwood.decode.tree import ROOT_ONLY, DraftTree, TreeShape, build_tree
+from draftwood.errors import UsageError
+from draftwood.layers.weights import Weights
+from draftwood.models import dflash
+from draftwood.models.dflash import DraftSpec
+from draftwood.models.draft import DraftContext, DraftModel
+
+COLDEST = 1e-3
+"""Log-probabilities are taken at no lower temperature: far below, all but one token would be impossible."""
+
+
+class DFlashDrafter(Drafter):
+    """Proposes from one sequence's context. spec: the draft's facts, with what `doctor` prints about them."""
+
+    name = "dflash"
+
+    def __init__(self, model: DraftModel, context: DraftContext, block_size: int) -> None:
+        self.model, self.context, self.spec = model, context, model.spec
+        self.wants = model.spec.taps
+        self.block_size: int = block_size
+        self.max_depth = block_size - 1
+        # Where no row sees the rows after it, a shorter block says the same in the rows that it has.
+        self._may_shorten = all(model.spec.causal)
+        self._waiting: list[Tensor] = []
+
+    def start(self, prompt: Tensor) -> None:
+        """Forget the sequence before."""
+        self.context.truncate(0)
+        self._waiting = []
+
+    def observe(self, tokens: Tensor, features: Tensor | None) -> None:
+        """Features of committed rows. A few wait for `propose`, which then reads the weights once for all."""
+        if features is None:
+            raise ValueError("a DFlash draft needs the features it wants")
+        self._waiting.append(features)
+        if sum(len(piece) for piece in self._waiting) > MAX_ROWS:
+            self._project()
+
+    def _project(self) -> None:
+        if self._waiting:
+            pieces, self._waiting = self._waiting, []
+            self.model.project(pieces[0] if len(pieces) == 1 else torch.cat(pieces), self.context)
+
+    @torch.inference_mode()
+    def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
+        """A tree of `shape` from the block's rows 1, 2, ...: row d is the distribution at depth d."""
+        if shape == ROOT_ONLY:
+            return root_only(pending)
+        self._project()
+        rows = min(self.block_size, shape.budget + 1) if self._may_shorten else self.block_size
+        hidden = self.model.block(pending, rows, self.context)[1:]
+        logits = self.model.logits(hidden) / max(shape.temperature, COLDEST)
+        width = min(shape.candidates, logits.shape[-1]) if shape.branching else 1
+        best, tokens = logits.topk(width)
+        return build_tree(pending, tokens, best - logits.logsumexp(-1, keepdim=True), shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the draft's matrices and caches."""
+        return self.model.nbytes + self.context.nbytes
+
+
+def block_rows(spec: DraftSpec, asked: int | None) -> int:
+    """Rows of a block: the file's, or those asked for where DESIGN section 8 allows it; else a UsageError."""
+    if asked is None or asked == spec.block_size:
+        return spec.block_size
+    if asked in spec.block_sizes and 2 <= asked <= MAX_ROWS:
+        return asked
+    if all(spec.causal) and 2 <= asked < spec.block_size:
+        return asked
+    if spec.block_sizes:
+        allowed = f"{', '.join(map(str, sorted({spec.block_size, *spec.block_sizes})))} rows"
+    elif all(spec.causal):
+        allowed = f"2 to {spec.block_size} rows"
+    else:
+        allowed = f"{spec.block_size} rows alone, as its layers look ahead in the block"
+    raise UsageError(
+        f"A draft block of {asked} rows was asked for, but {spec.source} can draft {allowed}; leave the block size out."
+    )
+
+
+def open_drafter(request: DrafterRequest) -> DFlashDrafter:
+    """Load a draft for the request's target; errors as in `models.dflash`, UsageError for its options."""
+    if request.path is None:
+        raise UsageError("A DFlash draft needs a file; give the path of the draft made for the target.")
+    source = dflash.open_source(request.path)
+    spec = dflash.fit(dflash.read_spec(source, request.causal, request.tap_shift), request.target.spec)
+    rows = block_rows(spec, request.block)
+    weights = Weights(dflash.DraftTensors(source), request.target.device, request.dtype)
+    model = dflash.build(spec, weights, request.target)
+    capacity = request.max_context + -request.max_context % GRANULE
+    return DFlashDrafter(model, model.new_context(kv_pair(request.kv), capacity), rows)
