@@ -182,6 +182,10 @@ class Engine:
         prefill_seconds = decode_seconds = 0.0
         finish = "interrupted"
 
+        def figures() -> Statistics:
+            recorder.reason = plan.reason()
+            return recorder.finish(len(emitted), prefill_seconds, decode_seconds)
+
         def event(tokens: list[int]) -> GenerationEvent:
             """Clip what a round decided to the limit and to the first stop token."""
             nonlocal finish
@@ -198,7 +202,7 @@ class Engine:
             pieces.append(piece)
             result = None
             if finish != "interrupted":
-                self.last_statistics = recorder.finish(len(emitted), prefill_seconds, decode_seconds)
+                self.last_statistics = figures()
                 result = GenerationResult(list(emitted), "".join(pieces), finish, self.last_statistics)
             return GenerationEvent(tokens, piece, result)
 
@@ -220,11 +224,10 @@ class Engine:
                 outcome = decoder.round(arm.shape)
                 plan.learn(arm, outcome.accepted, outcome.proposed_depth, outcome.nodes)
                 recorder.record_round(outcome.accepted, outcome.proposed_depth, outcome.nodes)
-                recorder.reason = plan.reason()
                 decode_seconds += time.perf_counter() - start
                 yield event(outcome.emitted)
         finally:
-            self.last_statistics = recorder.finish(len(emitted), prefill_seconds, decode_seconds)
+            self.last_statistics = figures()
 
     def _plan(self, method: str, shaping: Shaping) -> Plan:
         """Fixed: one shape for every round. Auto: the policy chooses before each round and learns after it."""

@@ -35,9 +35,7 @@ def read_prompt(
     for first in range(0, len(prompt), pass_tokens):
         tokens = prompt[first : first + pass_tokens]
         positions = torch.arange(sequence.length, sequence.length + len(tokens), device=tokens.device)
-        output = target.prefill(
-            ForwardInput(tokens, positions, offsets=(0, len(tokens)), wanted=wanted), sequence
-        )
+        output = target.prefill(ForwardInput(tokens, positions, offsets=(0, len(tokens)), wanted=wanted), sequence)
         if observe is not None:
             observe(tokens, output.features)
         if progress is not None:

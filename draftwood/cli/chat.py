@@ -1,0 +1,95 @@
+"""`draftwood chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from draftwood.cli import options
+from draftwood.cli.loading import open_engine
+from draftwood.cli.run import encode_messages
+from draftwood.cli.terminal import note
+from draftwood.errors import UsageError
+
+if TYPE_CHECKING:
+    from draftwood.decode.params import SamplingParams
+    from draftwood.engine.engine import Engine
+
+Message = dict[str, str]
+
+
+def chat(
+    target: options.TargetArgument = "demo",
+    draft: options.DraftOption = "lookup",
+    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")] = None,
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            "--n-gen",
+            "-n",
+            callback=options.within("--n-gen", 1),
+            metavar="N",
+            help="Tokens of an answer, at most.",
+        ),
+    ] = 512,
+    method: options.MethodOption = options.MethodName.auto,
+    budget: options.BudgetOption = None,
+    max_ctx: options.ContextOption = options.DEFAULT_CONTEXT,
+    cache_type_k: options.KeyTypeOption = None,
+    cache_type_v: options.ValueTypeOption = None,
+    temp: options.TemperatureOption = 0.0,
+    seed: options.SeedOption = 0,
+    device: options.DeviceOption = options.DeviceName.auto,
+    dtype: options.DtypeOption = options.Dtype.auto,
+) -> None:
+    """Talk with a model. Ctrl-C stops an answer, a second one ends; /new starts over."""
+    from draftwood.decode.params import SamplingParams
+
+    params = SamplingParams(max_tokens=max_tokens, temperature=temp, seed=seed)
+    engine = open_engine(target, draft, cache_type_k, cache_type_v, max_ctx, device, dtype)
+    opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    encode_messages(engine, [*opening, {"role": "user", "content": ""}])  # no template: say so before the first line
+    note("Ctrl-C stops an answer, a second one ends. /new starts over, /quit ends.")
+    messages = list(opening)
+    while (line := _read_line()) is not None and line != "/quit":
+        if line == "/new":
+            messages = list(opening)
+        elif line:
+            messages.append({"role": "user", "content": line})
+            try:
+                answer = _answer(engine, messages, params, method.value, budget)
+            except UsageError as error:
+                messages.pop()
+                note(f"draftwood: {error} (/new starts over)")
+                continue
+            messages.append({"role": "assistant", "content": answer})
+
+
+def _read_line() -> str | None:
+    """The next line of the user, stripped; None at the end of input."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return None
+
+
+def _answer(engine: Engine, messages: list[Message], params: SamplingParams, method: str, budget: int | None) -> str:
+    """Stream one answer to stdout and return its text; Ctrl-C ends it early and keeps what was said."""
+    text = ""
+    events = engine.stream(encode_messages(engine, messages), params, method=method, budget=budget)
+    try:
+        for event in events:
+            text += event.text
+            sys.stdout.write(event.text)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        events.close()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    statistics = engine.last_statistics
+    if statistics is not None:
+        speed, length = statistics.decode_tokens_per_second, statistics.acceptance_length
+        note(f"[{statistics.emitted} tokens, {speed:.1f} tok/s, {length:.2f} tokens a round]")
+    return text

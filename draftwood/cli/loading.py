@@ -1,0 +1,62 @@
+"""From the user's flags to a loaded engine; what is wrong with them is said before the model is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from draftwood.cli.options import DEFAULT_CONTEXT
+from draftwood.cli.terminal import waiting
+
+if TYPE_CHECKING:
+    from draftwood.engine.engine import Engine
+
+
+def open_engine(
+    target: str,
+    draft: str | None = None,
+    key_type: str | None = None,
+    value_type: str | None = None,
+    max_context: int = DEFAULT_CONTEXT,
+    device: str = "auto",
+    dtype: str = "auto",
+    **others: str | int | None,
+) -> Engine:
+    """Fetch what is named and not here, then load it; `others` are fields of `EngineConfig`.
+
+    A setting that is None is left to the engine.
+    """
+    settings = {"kv": _kv(key_type, value_type), **others}
+    from draftwood.engine.fetch import resolve
+
+    target_path = resolve(target)
+    draft_name = None if draft is None else _draft(draft)
+    with waiting(f"loading {target_path.name}"):
+        from draftwood.engine.engine import Engine
+
+        return Engine.load(
+            target=str(target_path),
+            draft=draft_name,
+            max_context=max_context,
+            device=device,
+            dtype=dtype,
+            **{name: value for name, value in settings.items() if value is not None},
+        )
+
+
+def _kv(key_type: str | None, value_type: str | None) -> str | None:
+    """The two flags as the engine writes them, each type checked; one flag alone names both types."""
+    from draftwood.cache.registry import kv_spec
+
+    key = key_type if key_type is not None else value_type
+    value = value_type if value_type is not None else key_type
+    if key is None or value is None:
+        return None
+    return f"{kv_spec(key).name}/{kv_spec(value).name}"
+
+
+def _draft(draft: str) -> str:
+    """The name of a drafter that needs no file, or the path of the draft."""
+    from draftwood.decode.drafters.registry import named_drafter
+    from draftwood.engine.fetch import resolve
+
+    return draft if named_drafter(draft) is not None else str(resolve(draft))

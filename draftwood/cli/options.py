@@ -1,0 +1,111 @@
+"""The options that several subcommands share, so that a flag means the same everywhere. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from draftwood.errors import UsageError
+
+MAX_BUDGET = 63
+DEFAULT_CONTEXT = 4096
+
+
+class MethodName(StrEnum):
+    """How tokens are decided; every method gives the same ones."""
+
+    auto = "auto"
+    ar = "ar"
+    chain = "chain"
+    tree = "tree"
+
+
+class ChainSeed(StrEnum):
+    """How much of a tree's budget its first chain may take."""
+
+    half = "half"
+    full = "full"
+
+
+class DraftCausal(StrEnum):
+    """Which draft layers see their own block causally."""
+
+    file = "file"
+    none = "none"
+    sliding = "sliding"
+    all = "all"
+
+
+class DeviceName(StrEnum):
+    """Where the models run; a ROCm device is "cuda" to torch."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    """Arithmetic of the target."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+def within(flag: str, low: int, high: int | None = None) -> Callable[[int | None], int | None]:
+    """An option callback that refuses a value outside low..high; a value that is None was not given.
+
+    The option parser has ranges too, but its sentence changes with its version and leaves out the value.
+    """
+
+    def check(value: int | None) -> int | None:
+        if value is not None and (value < low or (high is not None and value > high)):
+            expected = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise UsageError(f"{flag} is {value}, but must be {expected}; give another {flag}.")
+        return value
+
+    return check
+
+
+_MODEL_HELP = "A GGUF file, hf:OWNER/REPO/FILE, or 'demo'."
+_DRAFT_HELP = "A draft made for the target (GGUF, or a folder of safetensors), or 'lookup', which needs no model."
+
+TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help=_MODEL_HELP)]
+TargetOption = Annotated[str, typer.Option("--target", help=_MODEL_HELP)]
+DraftOption = Annotated[str | None, typer.Option("--draft", help=_DRAFT_HELP)]
+ContextOption = Annotated[
+    int,
+    typer.Option(
+        "--max-ctx",
+        callback=within("--max-ctx", 2),
+        metavar="N",
+        help="Tokens of prompt and answer together, at most.",
+    ),
+]
+KeyTypeOption = Annotated[
+    str | None,
+    typer.Option("--cache-type-k", "-ctk", metavar="T", help="KV type of the keys; that of the values if left out."),
+]
+ValueTypeOption = Annotated[
+    str | None,
+    typer.Option("--cache-type-v", "-ctv", metavar="T", help="KV type of the values; that of the keys if left out."),
+]
+DeviceOption = Annotated[DeviceName, typer.Option("--device", help="Where the models run; cuda means ROCm too.")]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Arithmetic of the target.")]
+MethodOption = Annotated[
+    MethodName, typer.Option("--method", help="How tokens are decided; all methods give the same ones.")
+]
+BudgetOption = Annotated[
+    int | None,
+    typer.Option(
+        "--budget",
+        callback=within("--budget", 1, MAX_BUDGET),
+        metavar="B",
+        help="Candidate tokens a round may check, 1..63.",
+    ),
+]
+TemperatureOption = Annotated[float, typer.Option("--temp", metavar="T", help="0 is greedy.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="S", help="Key of the random draws above --temp 0.")]

@@ -1,0 +1,73 @@
+"""The printed layout of SPEC-dflash 7.1, and the numbers in it."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+
+import pytest
+from rich.console import Console
+
+from draftwood import __version__
+from draftwood.bench import report
+from draftwood.bench.measure import sample
+from draftwood.bench.suites.he import MethodRun, PromptRun
+
+
+def prompt(name: str, speed: float, length: float = 4.0, degenerate: bool = False, spread: float = 0.0) -> PromptRun:
+    decode = sample([speed - spread, speed, speed + spread])
+    return PromptRun(name, (1, 2), 5, length, 25.0, sample([300.0]), decode, degenerate)
+
+
+def test_method_table() -> None:
+    run = MethodRun("tree", 22, (prompt("below_zero", 40.0), prompt("sum_product", 60.0, length=6.0)))
+    assert report.method_table(run) == [
+        "prompt                         steps      AL    pct%   prefill    decode",
+        "-" * 72,
+        "below_zero                         5    4.00    25.0     300.0     40.00",
+        "sum_product                        5    6.00    25.0     300.0     60.00",
+        "-" * 72,
+        "MEAN                                    5.00    25.0     300.0     50.00",
+        "",
+        "commit/step range: 4.00 - 6.00",
+        "tok/s range: 40.00 - 60.00",
+    ]
+
+
+def test_flagged_prompts_are_shown_and_left_out_of_a_second_mean() -> None:
+    run = MethodRun("ar", 0, (prompt("good", 40.0), prompt("bad", 90.0, length=9.0, degenerate=True)))
+    lines = report.method_table(run)
+    assert any(line.startswith("bad* ") for line in lines)
+    assert lines[-1] == "MEAN of the 1 others: AL 4.00, 40.00 tok/s"
+
+
+def test_spread_is_shown() -> None:
+    run = MethodRun("ar", 0, (prompt("a", 40.0, spread=2.0), prompt("b", 50.0)))
+    assert "largest spread of a prompt's runs: 10.0 %" in report.method_table(run)
+
+
+def rendered(runs: list[MethodRun]) -> str:
+    out = io.StringIO()
+    Console(file=out, width=120).print(report.comparison_table(runs))
+    return out.getvalue()
+
+
+def test_comparison_with_speed_ups() -> None:
+    plain = MethodRun("ar", 0, (prompt("a", 10.0), prompt("b", 30.0)))
+    tree = MethodRun("tree", 22, (prompt("a", 30.0), prompt("b", 30.0)))
+    text = rendered([plain, tree])
+    assert "tree 22" in text
+    assert "3.00x" in text and "1.00x" in text and "1.50x" in text
+
+
+def test_comparison_without_plain_decoding_has_no_speed_ups() -> None:
+    runs = [MethodRun(name, 8, (prompt("a", 10.0), prompt("b", 30.0))) for name in ("chain", "tree")]
+    assert "speed-up" not in rendered(runs)
+
+
+def test_commit_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_git(*arguments: object, **options: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(subprocess, "run", no_git)
+    assert report.commit() == f"v{__version__}"

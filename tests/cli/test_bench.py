@@ -1,0 +1,86 @@
+"""`draftwood bench he`: the tables, the last line, and the red gate."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from draftwood.cli.main import main
+from tests.cli.fakes import Behaviour
+
+pytestmark = pytest.mark.usefixtures("cached_registry")
+
+
+def last_line(out: str) -> dict[str, Any]:
+    lines = out.splitlines()
+    assert out.endswith("\n")
+    parsed: dict[str, Any] = json.loads(lines[-1])
+    return parsed
+
+
+def test_json_line_has_the_agreed_shape(target: str, behaviour: Behaviour, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--n-gen", "20", "--compare", "ar,chain,tree", "--ddtree-budget", "15"]
+    assert main(["bench", "he", "--target", target, *flags]) == 0
+    out = capsys.readouterr().out
+    line = last_line(out)
+    assert list(line) == [
+        *("bench", "target", "draft", "device", "dtype", "commit", "prompts_sha256", "n_gen", "methods")
+    ]
+    assert (line["bench"], line["target"], line["draft"], line["n_gen"]) == ("he", "model.gguf", "lookup", 20)
+    assert [row["method"] for row in line["methods"]] == ["ar", "chain", "tree"]
+    assert "budget" not in line["methods"][0] and line["methods"][2]["budget"] == 15
+    assert line["methods"][0]["acceptance_length"] == 1.0
+    prompt = line["methods"][2]["prompts"][0]
+    assert list(prompt) == [
+        *("name", "rounds", "acceptance_length", "accept_percent", "prefill_tokens_per_second"),
+        *("decode_tokens_per_second", "degenerate"),
+    ]
+    assert "identical tokens in all 6 runs" in out
+    assert "1.00x" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "method", "budget"),
+    [
+        ([], "chain", None),
+        (["--ddtree-budget", "22"], "tree", 22),
+        (["--method", "ar"], "ar", None),
+        (["--method", "chain", "--ddtree-budget", "9"], "chain", 9),
+    ],
+)
+def test_which_method_runs(
+    flags: list[str], method: str, budget: int | None, target: str, behaviour: Behaviour
+) -> None:
+    assert main(["bench", "he", "--target", target, "--n-gen", "4", *flags]) == 0
+    assert {request["method"] for request in behaviour.requests} == {method}
+    assert {request["budget"] for request in behaviour.requests} == {budget}
+
+
+def test_tree_temperature_reaches_the_engine(target: str, behaviour: Behaviour) -> None:
+    assert main(["bench", "he", "--target", target, "--ddtree-budget", "9", "--ddtree-temp", "0.5"]) == 0
+    assert behaviour.requests[-1]["draft_temperature"] == 0.5
+
+
+def test_different_tokens_show_no_speed(target: str, behaviour: Behaviour, capsys: pytest.CaptureFixture[str]) -> None:
+    behaviour.wrong = ("tree",)
+    assert main(["bench", "he", "--target", target, "--compare", "chain,ar,tree"]) == 1
+    captured = capsys.readouterr()
+    assert "first, tree: token 0 is" in captured.out
+    assert "tok/s" not in captured.out and "{" not in captured.out
+    assert "draftwood: error: the methods' tokens differ in 2 runs" in captured.err
+
+
+def test_degenerate_answers_are_flagged(target: str, behaviour: Behaviour, capsys: pytest.CaptureFixture[str]) -> None:
+    behaviour.repetitive = True
+    assert main(["bench", "he", "--target", target]) == 0
+    out = capsys.readouterr().out
+    assert "first*" in out and "degenerates" in out
+    assert all(prompt["degenerate"] for prompt in last_line(out)["methods"][0]["prompts"])
+
+
+def test_repeats_show_their_spread(target: str, behaviour: Behaviour, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "he", "--target", target, "--repeats", "3"]) == 0
+    assert "median of 3 runs" in capsys.readouterr().out
+    assert len(behaviour.requests) == 1 + 2 * 3

@@ -1,0 +1,105 @@
+"""`draftwood run`: what reaches the engine, and what comes out where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from draftwood.cli.main import main
+from tests.cli.fakes import Behaviour
+
+
+def test_text_to_stdout_statistics_to_stderr(
+    target: str, behaviour: Behaviour, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--method", "tree", "--budget", "22", "--temp", "0.8", "--seed", "3", "-n", "5"]
+    assert main(["run", target, "--draft", "lookup", "-p", "abc", *flags]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "defgh\n"
+    assert "[dflash] generated 5 tokens" in captured.err and "draft steps" in captured.err
+    [request] = behaviour.requests
+    assert request["prompt"] == list(b"abc")
+    assert (request["method"], request["budget"], request["chain_seed"]) == ("tree", 22, "half")
+    params = request["params"]
+    assert (params.max_tokens, params.temperature, params.seed) == (5, 0.8, 3)
+
+
+def test_only_what_was_said_overrules_the_engine(target: str, behaviour: Behaviour) -> None:
+    assert main(["run", target, "-p", "abc"]) == 0
+    assert behaviour.loads == [
+        {"target": target, "draft": None, "max_context": 4096, "device": "auto", "dtype": "auto"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "kv"),
+    [
+        (["-ctk", "q8_0"], "q8_0/q8_0"),
+        (["-ctv", "f16"], "f16/f16"),
+        (["-ctk", "Q8", "-ctv", "f16"], "q8_0/f16"),
+        (["--cache-type-k", "bf16", "--cache-type-v", "f32"], "bf16/f32"),
+    ],
+)
+def test_kv_types(flags: list[str], kv: str, target: str, behaviour: Behaviour) -> None:
+    assert main(["run", target, "-p", "abc", *flags]) == 0
+    assert behaviour.loads[0]["kv"] == kv
+
+
+def test_draft_options(target: str, behaviour: Behaviour) -> None:
+    flags = ["--draft", target, "--draft-block", "8", "--draft-causal", "all", "--chain-seed", "full"]
+    assert main(["run", target, "-p", "abc", *flags]) == 0
+    load = behaviour.loads[0]
+    assert (load["draft"], load["draft_block"], load["draft_causal"]) == (target, 8, "all")
+    assert behaviour.requests[0]["chain_seed"] == "full"
+
+
+def test_chat_template(target: str, behaviour: Behaviour) -> None:
+    assert main(["run", target, "-p", "hi", "--chat"]) == 0
+    assert bytes(behaviour.requests[0]["prompt"]) == b"<user>hi<assistant>"
+
+
+def test_chat_without_a_template(target: str, behaviour: Behaviour, capsys: pytest.CaptureFixture[str]) -> None:
+    behaviour.has_template = False
+    assert main(["run", target, "-p", "hi", "--chat"]) == 2
+    assert "no chat template" in capsys.readouterr().err
+
+
+def test_id_files(target: str, behaviour: Behaviour, tmp_path: Path) -> None:
+    prompt, out = tmp_path / "prompt.i32", tmp_path / "out.i32"
+    np.array([5, 70000, 7], dtype="<i4").tofile(prompt)
+    assert main(["run", target, "--prompt-ids", str(prompt), "--out-ids", str(out), "-n", "2"]) == 0
+    assert behaviour.requests[0]["prompt"] == [5, 70000, 7]
+    assert np.fromfile(out, dtype="<i4").tolist() == [5, 70000, 7, 100, 101]
+    assert {path.name for path in tmp_path.iterdir()} == {"model.gguf", "prompt.i32", "out.i32"}
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [(b"", "0 bytes"), (b"12345", "5 bytes"), (b"\xff\xff\xff\xff", "holds -1")],
+)
+def test_bad_id_files(
+    content: bytes,
+    fragment: str,
+    target: str,
+    behaviour: Behaviour,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "ids"
+    path.write_bytes(content)
+    assert main(["run", target, "--prompt-ids", str(path)]) == 1
+    assert fragment in capsys.readouterr().err
+    assert main(["run", target, "--prompt-ids", str(tmp_path / "none")]) == 1
+    assert not behaviour.loads
+
+
+def test_interrupt(target: str, behaviour: Behaviour, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    behaviour.interrupt_after = 4
+    out = tmp_path / "out.i32"
+    assert main(["run", target, "-p", "abc", "--method", "ar", "--out-ids", str(out)]) == 130
+    captured = capsys.readouterr()
+    assert captured.out == "defg\n"
+    assert "[dflash] generated 4 tokens" in captured.err
+    assert not out.exists()
