@@ -1,9 +1,9 @@
 """Look-up: propose what followed earlier occurrences of the last tokens in the context.
 
 It needs no model and works with every target; on copied text and code edits most of a line is a repetition. The last
-tokens are matched against the whole context; the longest matches come first, recent ones before old ones, and how far
-a match is followed grows with its length, since a long match seldom ends at once. Several continuations are merged
-into one tree.
+tokens are matched against the whole context; the longest matches come first, recent ones before old ones, and a match
+is followed for as many tokens as it is long, since a long match seldom ends at once. Several continuations are merged
+into one tree. (Following further lengthens acceptance but costs more rows than it saves: docs/log.md, 2026-11-25.)
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ LONGEST = 32
 
 OCCURRENCES = 64
 """Most recent occurrences of a key that are looked at."""
-
-FOLLOW = 2
-"""Tokens followed per matched token."""
 
 
 class LookupDrafter(Drafter):
@@ -54,7 +51,7 @@ class LookupDrafter(Drafter):
         context = [*self._tokens[-LONGEST:], int(pending)]
         ends = self._ends.get(tuple(context[-KEY:]), [])[-OCCURRENCES:]
         matches = sorted(((self._agreement(end, context), end) for end in ends), reverse=True)
-        paths = [self._tokens[end : end + min(FOLLOW * length, shape.budget)] for length, end in matches]
+        paths = [self._tokens[end : end + min(length, shape.budget)] for length, end in matches]
         paths = [path for path in paths if path]
         if not paths:
             return root_only(pending)
