@@ -59,8 +59,11 @@ test: setup  ## the tests for a machine without a GPU (about three minutes)
 test-all: setup  ## every case of every test that needs no GPU
 	$(BIN)/python -m pytest -q -m "not gpu"
 
-test-gpu:  ## the tests on this machine's GPU, with plain $(PYTHON) and no .venv (PYTHON=... picks another)
-	$(PYTHON) -m pytest -q -m gpu --ignore=tests/cli --ignore=tests/bench --ignore=tests/text
+# These folders import nothing but torch, triton, numpy, gguf, safetensors, tokenizers and pytest.
+GPU_TESTS := tests/kernels tests/cache tests/models tests/decode tests/engine/test_dflash_end_to_end.py
+
+test-gpu:  ## model, draft and exactness tests on this machine's GPU, with plain $(PYTHON) and no .venv
+	$(PYTHON) -m pytest -q -m "gpu and not slow" $(GPU_TESTS)
 
 check: setup  ## ruff (lint and format) and mypy --strict
 	$(BIN)/ruff check .
