@@ -59,7 +59,7 @@ test: setup  ## the tests for a machine without a GPU (about three minutes)
 test-all: setup  ## every case of every test that needs no GPU
 	$(BIN)/python -m pytest -q -m "not gpu"
 
-# These folders import nothing but torch, triton, numpy, gguf, safetensors, tokenizers and pytest.
+# These import nothing but torch (with the jinja2 it brings), triton, numpy, gguf, safetensors, tokenizers and pytest.
 GPU_TESTS := tests/kernels tests/cache tests/models tests/decode tests/engine/test_dflash_end_to_end.py
 
 test-gpu:  ## model, draft and exactness tests on this machine's GPU, with plain $(PYTHON) and no .venv

@@ -45,6 +45,10 @@ TORCH_FREE = [
     "draftwood.decode.stats",
     "draftwood.engine.fetch",
     "draftwood.engine.request",
+    "draftwood.models.dflash",
+    "draftwood.models.llama",
+    "draftwood.models.qwen3",
+    "draftwood.models.qwen35",
     "draftwood.models.registry",
 ]
 
@@ -179,3 +183,8 @@ def test_no_place_of_one_machine_is_named() -> None:
         if pattern.search(line)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_vendored_data_stays_small() -> None:
+    total = sum(path.stat().st_size for path in (ROOT / "tests" / "data").rglob("*") if path.is_file())
+    assert total <= 8 << 20

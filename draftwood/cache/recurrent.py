@@ -2,7 +2,8 @@
 
 A decode pass leaves per node its raw projection and its two gates on the tape. Committing recomputes the state along
 the accepted path from them with the arithmetic of plain decoding, so the state after any mix of chains and trees has
-the bits of plain decoding (DESIGN section 4); nothing is rounded on the way.
+the bits of plain decoding (DESIGN section 4). The raw projection comes in the tape's dtype: bfloat16, as it left the
+projection, or float32 in float32 mode; everything after it is float32.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class RecurrentState(LayerState):
 
     def prefill(self, raw: Tensor, g: Tensor, beta: Tensor, count: int) -> Tensor:
         """A prefill pass: raw [T, F], g (log decay) and beta [T, Hv], the first `count` rows real -> [T, Hv, V]."""
-        out, self.state, self.window = granules(self.state, self.window, raw, g, beta, self.weight, self.shape, count)
+        out, self.state, self.window = granules(
+            self.state, self.window, raw.float(), g, beta, self.weight, self.shape, count
+        )
         self.length += count
         return out
 
@@ -36,14 +39,14 @@ class RecurrentState(LayerState):
         """A decode pass: raw [R, F], g and beta [R, Hv] -> outputs [R, Hv, V]; the rows go on the tape."""
         decay = g.exp()
         self._tape = (raw, decay, beta)
-        return nodes(self.state, self.window, raw, decay, beta, self.weight, self.shape, parents, order)
+        return nodes(self.state, self.window, raw.float(), decay, beta, self.weight, self.shape, parents, order)
 
     def commit(self, path: Tensor, count: int) -> None:
         """Replay the nodes `path[:count]` from the tape."""
         if self._tape is None:
             raise ValueError("nothing is staged")
         raw, decay, beta = (t[path[:count]] for t in self._tape)
-        self.state, self.window = advance(self.state, self.window, raw, decay, beta, self.weight, self.shape)
+        self.state, self.window = advance(self.state, self.window, raw.float(), decay, beta, self.weight, self.shape)
         self.length += count
         self._tape = None
 

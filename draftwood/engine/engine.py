@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ class Engine:
         self.kv = pick_kv(config.kv, device)
         self.last_statistics: Statistics | None = None
         self._plain = NoDrafter()
+        self._busy = False  # one drafter and its cache serve one stream at a time
 
     @classmethod
     def load(cls, target: str, draft: str | None = None, **options: Any) -> Engine:
@@ -137,7 +139,7 @@ class Engine:
             "architecture": self.target.model.spec.architecture,
             "draft": self.drafter.name
             if self.config.draft in (None, self.drafter.name)
-            else f"{self.drafter.name}:{self.config.draft}",
+            else f"{self.drafter.name}:{Path(self.config.draft).name}",
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "dtype": self.config.dtype,
             "weight_form": ", ".join(f"{form} {100 * share:.0f} %" for form, share in forms),
@@ -206,6 +208,9 @@ class Engine:
                 result = GenerationResult(list(emitted), "".join(pieces), finish, self.last_statistics)
             return GenerationEvent(tokens, piece, result)
 
+        if self._busy:
+            raise UsageError("this engine is already generating; finish or close that stream first.")
+        self._busy = True
         try:
             start = time.perf_counter()
             drafter.start(prompt)
@@ -227,6 +232,7 @@ class Engine:
                 decode_seconds += time.perf_counter() - start
                 yield event(outcome.emitted)
         finally:
+            self._busy = False
             self.last_statistics = figures()
 
     def _plan(self, method: str, shaping: Shaping) -> Plan:

@@ -89,6 +89,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     fetch fails.
     """
     text = os.fspath(name_or_path)
+    if not text.strip():
+        raise UsageError("the name of a file is empty; give a file, a known name or hf:OWNER/REPO/FILE.")
     path = Path(os.path.expanduser(text))  # unlike Path's own, it takes any text, and so does `exists`
     if os.path.exists(path):
         return path
@@ -308,6 +310,9 @@ def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    if not console.is_interactive:
+        print(f"draftwood: {label} ({total / 1e6:.1f} MB)", file=sys.stderr, flush=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
         task = bar.add_task(label, total=total)
         yield lambda done: bar.update(task, completed=min(done, total))

@@ -22,7 +22,7 @@ from draftwood.models.base import Model
 from draftwood.models.registry import architecture
 from draftwood.text.tokenizer import Tokenizer
 
-AUTO_KV = {"cpu": "f32", "cuda": "q8_0"}
+AUTO_KV = {"cpu": "f32", "cuda": "f16"}
 FINGERPRINT_BYTES = 1 << 20
 
 
@@ -93,10 +93,7 @@ def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:
         config.draft_block,
         config.tap_shift,
     )
-    drafter = drafters.load(spec)(request)
-    if not isinstance(drafter, Drafter):
-        raise TypeError(f"{spec.module}.open_drafter returned {type(drafter).__name__}")
-    return drafter
+    return drafters.load(spec)(request)
 
 
 def draft_architecture(path: Path) -> str:

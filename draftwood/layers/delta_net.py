@@ -35,9 +35,9 @@ class DeltaNet:
         self.conv, self.rate, self.bias, self.norm, self.tape = conv, rate, bias, norm, tape
 
     def _project(self, x: Tensor, prefill: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x [N, E] -> raw projection [N, F], z [N, Hv V], log decay g [N, Hv], beta [N, Hv]."""
+        """x [N, E] -> raw projection [N, F] in the tape's dtype, z [N, Hv V], log decay g [N, Hv], beta [N, Hv]."""
         raw, z, b, a = self.inputs(x, prefill)
-        return raw.to(self.tape).float(), z, self.rate * softplus(a + self.bias), sigmoid(b)
+        return raw.to(self.tape), z, self.rate * softplus(a + self.bias), sigmoid(b)
 
     def _finish(self, mixed: Tensor, z: Tensor, prefill: bool) -> Tensor:
         normed = rms_norm(mixed, self.norm, self.shape.eps).flatten(1)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from draftwood.cache.kv import KVState, poison
-from draftwood.cache.registry import kv_pair
+from draftwood.cache.registry import KV_TYPES, kv_pair
 from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.params import SamplingParams
 from draftwood.decode.round import Decoder
@@ -28,7 +28,7 @@ from tests.fakes import RecordingDrafter, ScriptedDrafter
 from tests.models.test_oracle import load
 
 MODELS = ("q35-c.Q4_K_M", "q3-b.Q4_K_M", "l-b.Q4_1")
-KV = ("f32", "f16", "bf16", "q8_0", "q8_0/f16")
+KV = (*KV_TYPES, "q8_0/f16")
 KINDS = ("chain", "best_first")
 BUDGETS = (1, 2, 8, 15, 16, 22, 40, 63)
 TEMPERATURES = (0.0, 0.8)

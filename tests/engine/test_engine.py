@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from draftwood import DraftwoodError, Engine, SamplingParams
+from draftwood.decode.sampling import Sampler
 from draftwood.errors import FileError, FormatError, UnsupportedModelError, UsageError
 
 
@@ -85,6 +87,27 @@ def test_closing_a_stream_leaves_the_figures_so_far(engine: Engine) -> None:
     stream.close()
     assert engine.last_statistics is not None
     assert (engine.last_statistics.emitted, engine.last_statistics.rounds) == (5, 4)
+
+
+def test_one_stream_at_a_time(engine: Engine) -> None:
+    stream = engine.stream(REPETITIVE, SamplingParams(max_tokens=100, ignore_eos=True), method="chain")
+    next(stream)
+    with pytest.raises(UsageError, match="already generating"):
+        engine.generate([1, 2, 3])
+    stream.close()
+    assert engine.generate([1, 2, 3], SamplingParams(3, ignore_eos=True)).stats.emitted == 3
+
+
+@pytest.mark.parametrize("method", ["ar", "tree"])
+def test_every_token_is_the_draw_of_its_absolute_position(engine: Engine, method: str) -> None:
+    """The first by prefill, the others by rounds: token i is drawn with the noise of position len(prompt) + i."""
+    params = SamplingParams(max_tokens=40, temperature=0.8, seed=11, ignore_eos=True)
+    found = engine.generate(REPETITIVE, params, method=method).token_ids
+    prompt = torch.tensor(REPETITIVE)
+    logits = torch.from_numpy(engine.logits(REPETITIVE + found[:-1])[len(REPETITIVE) - 1 :])
+    sampler = Sampler(params, engine.target.model.spec.vocab, "cpu", prompt)
+    positions = torch.arange(40) + len(REPETITIVE)
+    assert sampler.draw(logits, positions, prompt.new_empty(40, 0)).tolist() == found
 
 
 def test_teacher_forced_logits_choose_the_greedy_tokens(engine: Engine) -> None:

@@ -87,11 +87,10 @@ def test_prompts_and_templates(engines: Any, oracle: Path) -> None:
 def humaneval() -> list[tuple[str, str]]:
     """The ten prompts, or none where the data was not fetched."""
     from draftwood.bench.prompts.humaneval import load_prompts
+    from draftwood.engine.fetch import cached
 
-    try:
-        return [(prompt.name, prompt.text) for prompt in load_prompts()]
-    except Exception:
-        return []
+    path = cached("humaneval")
+    return [] if path is None else [(prompt.name, prompt.text) for prompt in load_prompts(path)]
 
 
 CASES = [(i, temperature, method) for i in range(10) for temperature in (0.0, 0.8) for method in ("chain", "tree")]

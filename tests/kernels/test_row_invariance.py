@@ -12,7 +12,7 @@ from draftwood.kernels.linear import LinearRequest, load_linear
 from draftwood.kernels.norm import l2_norm, rms_norm
 from draftwood.kernels.rope import frequencies, rotate, rotation
 
-SHAPES = [(960, 576), (576, 576), (3072, 576), (576, 1536), (16, 64), (512, 128), (768, 256)]
+SHAPES = [(960, 576), (576, 576), (3072, 576), (576, 1536), (16, 64), (512, 128), (768, 256), (32, 5120), (32, 17408)]
 ROWS = [1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 22, 23, 31, 32, 33, 40, 47, 63, 64]
 
 
@@ -39,25 +39,35 @@ def assert_rows_are_alone(function, rows: Tensor) -> None:  # type: ignore[no-un
             assert torch.equal(part, whole[first : first + count]), f"{count} rows from {first}"
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+FORMS = [
+    ("Q4_0", "auto", "int4"),
+    ("Q4_1", "auto", "int4"),
+    ("Q8_0", "auto", "int4"),
+    ("Q4_K", "auto", "int4"),
+    ("F32", "bfloat16", "bf16"),
+    ("F32", "float32", "f32"),
+]
+
+
 @pytest.mark.parametrize(
-    ("block_type", "dtype", "form"),
-    [
-        ("Q4_0", "auto", "int4"),
-        ("Q4_1", "auto", "int4"),
-        ("Q8_0", "auto", "int4"),
-        ("Q4_K", "auto", "int4"),
-        ("F32", "bfloat16", "bf16"),
-        ("F32", "float32", "f32"),
-    ],
+    ("block_type", "dtype", "form", "shape"),
+    [(*form, shape) for form in FORMS for shape in SHAPES if shape[1] % BLOCK_TYPES[form[0]].block_size == 0],
 )
 def test_linear(block_type: str, dtype: str, form: str, shape: tuple[int, int]) -> None:
-    if shape[1] % BLOCK_TYPES[block_type].block_size:
-        pytest.skip("rows of this length do not exist in this block type")
     request = LinearRequest(BLOCK_TYPES[block_type], *shape, "cpu", dtype)
     weight = load_linear(random_raw(block_type, *shape), request)
     assert weight.form == form
     assert_rows_are_alone(weight.decode, torch.randn(64, shape[1], generator=torch.Generator().manual_seed(1)))
+
+
+def test_the_head_of_the_demo_model() -> None:
+    """The largest matrix in use on a CPU: 49152 x 576 in Q8_0, as two int4 products."""
+    weight = load_linear(random_raw("Q8_0", 49152, 576), LinearRequest(BLOCK_TYPES["Q8_0"], 49152, 576, "cpu", "auto"))
+    assert weight.form == "int4"
+    rows = torch.randn(64, 576, generator=torch.Generator().manual_seed(3))
+    whole = weight.decode(rows)
+    for count, first in ((1, 0), (1, 63), (3, 20), (4, 60), (5, 1), (16, 48), (23, 9)):
+        assert torch.equal(weight.decode(rows[first : first + count].clone()), whole[first : first + count])
 
 
 @pytest.mark.gpu

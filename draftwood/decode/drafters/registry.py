@@ -6,8 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from draftwood.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from draftwood.decode.drafters.base import Drafter, DrafterRequest
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def drafter_of_architecture(path: Path, architecture: str) -> DrafterSpec:
     )
 
 
-def load(spec: DrafterSpec) -> Callable[..., object]:
+def load(spec: DrafterSpec) -> Callable[[DrafterRequest], Drafter]:
     """The module's `open_drafter`."""
-    opener: Callable[..., object] = import_module(spec.module).open_drafter
+    opener: Callable[[DrafterRequest], Drafter] = import_module(spec.module).open_drafter
     return opener
