@@ -45,7 +45,7 @@ TORCH_FREE = [
     "draftwood.decode.stats",
     "draftwood.engine.fetch",
     "draftwood.engine.request",
-    "draftwood.models.dflash",
+    "draftwood.models.draft_spec",
     "draftwood.models.llama",
     "draftwood.models.qwen3",
     "draftwood.models.qwen35",

@@ -1,9 +1,9 @@
 """`method="auto"`: which tree to ask for next, from measured costs and observed acceptance.
 
 Every choice gives the same tokens, so a wrong one only costs time. A round with a tree of n candidates takes the time
-of a pass of n + 1 rows (measured before the first such request) plus the drafter's own; it decides
-1 + a1 + a1 a2 + ... tokens, a_d being the share of rounds that accept depth d once depth d - 1 was accepted (observed, with a prior). The arm with the most
-tokens a second is taken; plain decoding is one of the arms, so a draft that does not pay is not used.
+of a pass of n + 1 rows (measured before the first such request) plus the drafter's own. It decides 1 + a1 + a1 a2 + ...
+tokens, a_d being the share of rounds that accept depth d once depth d - 1 was accepted (observed, with a prior). The
+arm with the most tokens a second is taken; plain decoding is one of the arms, so a draft that does not pay is not used.
 """
 
 from __future__ import annotations

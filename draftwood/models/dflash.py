@@ -1,483 +1,169 @@
-"""DFlash drafts: what their files say, in every dialect (SPEC-dflash 1.7, 1.8; SPEC-draft-formats 1.1-1.7).
+"""A block-diffusion draft (DFlash, SPEC-dflash section 1): context rows from target features, and the block.
 
-Dialects: GGUF of architecture `dflash` (llama.cpp), `dflash-draft` and `qwen35-dflash-draft` (older
-converters), and the safetensors directory the drafts are published as. Keys and tensor names are looked up in
-all spellings at once, so a file that mixes them is read too. Importing this does not import torch.
+Letters: n context rows, B rows of a block, C cached context rows, E hidden width, V vocabulary.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
 
-from draftwood.batch import MAX_ROWS
-from draftwood.errors import DraftMismatchError, FormatError, UnsupportedModelError, UsageError
-from draftwood.formats.gguf import GGUFFile
-from draftwood.formats.safetensors import SafetensorsDirectory
-from draftwood.formats.source import TensorInfo, TensorSource, quoted, shown
-from draftwood.models.spec import ModelSpec
+from draftwood.batch import GRANULE, MAX_ROWS
+from draftwood.cache.kv import KVState
+from draftwood.cache.spec import KVSpec
+from draftwood.errors import DraftMismatchError
+from draftwood.kernels.attention.block import block_mask
+from draftwood.kernels.norm import rms_norm
+from draftwood.kernels.rope import frequencies, rotation
+from draftwood.layers.draft_attention import DraftAttention
+from draftwood.layers.linear import Linear
+from draftwood.layers.mlp import MLP
+from draftwood.layers.weights import Weights
+from draftwood.models.base import Model
+from draftwood.models.draft_spec import DraftSpec, fit
 
-if TYPE_CHECKING:
-    from torch import Tensor
+FEATURE_LIMIT = 65504.0
+"""Features are clipped to the range of float16 (SPEC-draft-formats 2.2)."""
 
-    from draftwood.layers.weights import Weights
-    from draftwood.models.base import Model
-    from draftwood.models.draft import DraftModel
-
-DraftSource = GGUFFile | SafetensorsDirectory
-
-LEGACY = ("dflash-draft", "qwen35-dflash-draft")
-"""GGUF architectures of older converters, which left keys out or wrote wrong ones."""
-
-CAUSAL = ("file", "none", "sliding", "all")
-TAP_SHIFTS = ("auto", "0", "1")
-
-_QWEN36_TAPS, _QWEN36_SLIDING, _QWEN36_WINDOW = (1, 16, 31, 46, 61), (True, True, True, True, False), 2048
-_CONVERTER_BASE = 1e6
-"""The rotary base that one converter writes whatever the draft's is."""
+Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class DraftSpec:
-    """The facts of a DFlash draft.
+class DraftLayer:
+    """x += attention(norm(x)); x += mlp(norm(x))."""
 
-    source: the file's name, for messages. rope_base: None until `fit` takes the target's. taps: target
-    layers, from 0, whose output residual is a feature, in order. windows, causal: per layer, how far back a
-    row sees (None: everything) and whether it is kept from the rows of the block after it. block_sizes:
-    further block lengths that the draft was trained for. vocab, target_layers: what the file says of its
-    target, 0 where it does not. notes: decisions that a user may want to know of.
-    """
-
-    source: str
-    architecture: str
-    layers: int
-    hidden: int
-    ffn: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    eps: float
-    rope_base: float | None
-    block_size: int
-    mask_token: int
-    taps: tuple[int, ...]
-    windows: tuple[int | None, ...]
-    causal: tuple[bool, ...]
-    block_sizes: tuple[int, ...]
-    vocab: int
-    target_hidden: int
-    target_layers: int
-    embedding_scale: float = 1.0
-    logit_scale: float = 1.0
-    logit_cap: float | None = None
-    notes: tuple[str, ...] = ()
-
-
-def open_source(path: str | Path) -> DraftSource:
-    """Open a draft: a GGUF file, or a directory (or file) of safetensors with its config.json."""
-    path = Path(path)
-    return GGUFFile.open(path) if path.suffix.lower() == ".gguf" else SafetensorsDirectory.open(path)
-
-
-# ----------------------------------------------------------------------------------------------- tensor names
-
-_NAME = re.compile(r"(?:(?:blk|layers)\.(?P<layer>\d+)\.)?(?P<stem>.+?)\.(?P<kind>weight|scale|weight\.scale)")
-
-_TOP = {
-    "fc": "fc",
-    "dflash_fc": "fc",
-    "dflash.fc": "fc",
-    "enc.output_norm": "enc.output_norm",
-    "dflash_hidden_norm": "enc.output_norm",
-    "dflash.hidden_norm": "enc.output_norm",
-    "hidden_norm": "enc.output_norm",
-    "output_norm": "output_norm",
-    "norm": "output_norm",
-    "token_embd": "token_embd",
-    "embed_tokens": "token_embd",
-    "output": "output",
-    "lm_head": "output",
-}
-_LAYER = {
-    "attn_norm": "attn_norm",
-    "input_layernorm": "attn_norm",
-    "attn_q": "attn_q",
-    "self_attn.q_proj": "attn_q",
-    "attn_k": "attn_k",
-    "self_attn.k_proj": "attn_k",
-    "attn_v": "attn_v",
-    "self_attn.v_proj": "attn_v",
-    "attn_output": "attn_output",
-    "self_attn.o_proj": "attn_output",
-    "attn_q_norm": "attn_q_norm",
-    "self_attn.q_norm": "attn_q_norm",
-    "attn_k_norm": "attn_k_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "ffn_norm": "ffn_norm",
-    "post_attention_norm": "ffn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "ffn_gate": "ffn_gate",
-    "mlp.gate_proj": "ffn_gate",
-    "ffn_up": "ffn_up",
-    "mlp.up_proj": "ffn_up",
-    "ffn_down": "ffn_down",
-    "mlp.down_proj": "ffn_down",
-}
-_FLAVOURS = (
-    (re.compile(r"selector|conv"), "a DFlash 2 draft (with convolutions or a candidate selector)"),
-    (re.compile(r"markov|dspark|confidence|conf_proj"), "a DSpark draft (with a Markov or confidence head)"),
-    (re.compile(r"domino"), "a Domino draft (with a correction head)"),
-    (re.compile(r"\b(d2t|t2d)\b"), "a draft with a reduced vocabulary"),
-)
-
-
-def _current(name: str) -> str | None:
-    """A tensor's name in llama.cpp's current dialect; None for one that a DFlash 1 draft does not have."""
-    found = _NAME.fullmatch(name)
-    if found is None:
-        return None
-    at, stem = (
-        ("", _TOP.get(found["stem"]))
-        if found["layer"] is None
-        else (f"blk.{found['layer']}.", _LAYER.get(found["stem"]))
-    )
-    return None if stem is None else f"{at}{stem}.{found['kind']}"
-
-
-class DraftTensors:
-    """A draft's tensors under their current names, whatever the dialect of `source`. A `TensorSource`."""
-
-    def __init__(self, source: TensorSource) -> None:
-        self._source = source
-        self._spelled: dict[str, str] = {}
-        for name in source.tensors:
-            current = _current(name)
-            if current is None:
-                raise _unsupported(source, name)
-            self._spelled[current] = name
-        self.tensors: Mapping[str, TensorInfo] = {new: source.tensors[old] for new, old in self._spelled.items()}
+    attention_norm: Tensor
+    attention: DraftAttention
+    mlp_norm: Tensor
+    mlp: MLP
 
     @property
-    def path(self) -> Path:
-        """What was opened."""
-        return self._source.path
-
-    def raw(self, name: str) -> npt.NDArray[np.uint8]:
-        """The stored bytes of a tensor, by its current name or by the file's (which `TensorInfo` has)."""
-        return self._source.raw(self._spelled.get(name, name))
+    def nbytes(self) -> int:
+        """Bytes of the matrices."""
+        return self.attention.nbytes + self.mlp.gate_up.nbytes + self.mlp.down.nbytes
 
 
-def _named(source: TensorSource) -> str:
-    """The file's name for a message."""
-    return shown(Path(source.path.name))
+class DraftContext:
+    """What a draft keeps of one sequence: K and V of each committed token in every layer, absolute positions.
 
-
-def _unsupported(source: TensorSource, name: str) -> UnsupportedModelError:
-    """The error about a tensor that a DFlash 1 draft does not have."""
-    for other in (name, *source.tensors):
-        for pattern, what in _FLAVOURS:
-            if pattern.search(other):
-                return UnsupportedModelError(
-                    f"{_named(source)} is {what}, which draftwood cannot run yet; "
-                    "use a DFlash 1 draft of the same target."
-                )
-    return UnsupportedModelError(
-        f"{_named(source)}: tensor {quoted(name)} is not part of a DFlash 1 draft; use a draft without it."
-    )
-
-
-# --------------------------------------------------------------------------------------------------- metadata
-
-
-class _Facts:
-    """Values of a draft's metadata by any of their spellings: `integer("block_count", "num_hidden_layers")`.
-
-    places: prefixes in the order in which they are searched, the first of them for every spelling first.
+    Every layer keeps all rows. A sliding layer would do with the last W and a block's, but reads no more than
+    those.
     """
 
-    def __init__(self, source: TensorSource, metadata: Mapping[str, Any], places: Sequence[str]) -> None:
-        self.name, self.metadata, self._places = _named(source), metadata, places
+    def __init__(self, states: Sequence[KVState]) -> None:
+        self.states = tuple(states)
 
-    def find(self, *names: str) -> Any:
-        """The first value that is there and not null, or None."""
-        keys = (place + name for place in self._places for name in names)
-        return next((self.metadata[key] for key in keys if self.metadata.get(key) is not None), None)
+    @property
+    def length(self) -> int:
+        """Context rows held; the block stands at this position."""
+        return self.states[0].length
 
-    def integer(self, *names: str, default: int | None = None, low: int = 1, high: int = 1 << 24) -> int:
-        """A whole number in low..high."""
-        value = self.find(*names)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise self.fail(f"{names[0]} is {value!r:.40}, a whole number from {low} to {high} was expected")
-        return value
+    def truncate(self, length: int) -> None:
+        """Drop the rows from `length` on."""
+        for state in self.states:
+            state.truncate(length)
 
-    def real(self, *names: str) -> float | None:
-        """A finite positive number; None where the file has none, or 0."""
-        value = self.find(*names)
-        if value is None or value == 0:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise self.fail(f"{names[0]} is {value!r:.40}, a positive number was expected")
-        return float(value)
-
-    def integers(self, *names: str) -> tuple[int, ...] | None:
-        """A list of whole numbers from 0; None where the file has none."""
-        value = self.find(*names)
-        if value is None:
-            return None
-        if not isinstance(value, list) or any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in value):
-            raise self.fail(f"{names[0]} is {value!r:.40}, a list of whole numbers was expected")
-        return tuple(value)
-
-    def flag(self, *names: str) -> bool | None:
-        """True or false; None where the file says neither."""
-        value = self.find(*names)
-        if value is not None and not isinstance(value, bool):
-            raise self.fail(f"{names[0]} is {value!r:.40}, true or false was expected")
-        return value
-
-    def fail(self, found: str) -> FormatError:
-        """The error about a value that makes no sense."""
-        return FormatError(f"{self.name}: {found}; the draft is damaged or incomplete, download or convert it again.")
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the caches."""
+        return sum(state.nbytes for state in self.states)
 
 
-def _facts(source: DraftSource) -> tuple[str, _Facts]:
-    """The architecture, checked, and the metadata."""
-    if isinstance(source, GGUFFile):
-        name = source.architecture
-        if name != "dflash" and name not in LEGACY:
-            raise UnsupportedModelError(
-                f"{_named(source)}: {quoted(name)} is not a DFlash draft that draftwood runs; "
-                f"it runs the architectures dflash, {', '.join(LEGACY)}."
-            )
-        return name, _Facts(source, source.metadata, (f"{name}.", f"{name}.dflash.", "dflash."))
-    config = source.config
-    nested = {f"{key}.{k}": v for key, value in config.items() if isinstance(value, dict) for k, v in value.items()}
-    if not any(key.startswith("dflash_config.") for key in nested):
-        raise UnsupportedModelError(
-            f"{_named(source)}: config.json has no dflash_config, so this is not a DFlash draft; "
-            "give one made for the target."
-        )
-    classes = config.get("architectures") or ["DFlashDraftModel"]
-    return str(classes[0]), _Facts(source, config | nested, ("dflash_config.", "", "rope_parameters."))
+class DraftModel:
+    """The draft's weights. A wrong proposal only costs time, so a row's bits may depend on the other rows.
 
-
-def read_spec(source: DraftSource, causal: str = "file", tap_shift: str = "auto") -> DraftSpec:
-    """The draft's facts.
-
-    causal: in-block causality, "file" or what overrides it (DESIGN section 8): "none", "sliding" or "all"
-    layers. tap_shift: what to subtract from the file's layer numbers, "0", "1" or "auto" (SPEC-draft-formats
-    1.4). UsageError for another option, UnsupportedModelError for a draft of another kind, FormatError where
-    the facts do not fit together.
+    fuse, fuse_norm: the matrix over the tapped features and the norm after it. embed: token ids int64 [n] ->
+    float32 [n, E]. head: hidden float32 [n, E] -> logits float32 [n, V]. Both are the target's unless the
+    file has its own. own_bytes: bytes of an own token table and head.
     """
-    if causal not in CAUSAL:
-        raise UsageError(f"The draft's causality is {causal!r}, but must be one of {', '.join(CAUSAL)}; choose one.")
-    if tap_shift not in TAP_SHIFTS:
-        raise UsageError(f"The tap shift is {tap_shift!r}, but must be one of {', '.join(TAP_SHIFTS)}; choose one.")
-    architecture, facts = _facts(source)
-    tensors = DraftTensors(source).tensors
-    _refuse_unsupported(facts)
-    notes: list[str] = []
 
-    layers, hidden = (
-        facts.integer("block_count", "num_hidden_layers", high=1024),
-        facts.integer("embedding_length", "hidden_size"),
-    )
-    heads = facts.integer("attention.head_count", "num_attention_heads")
-    kv_heads = facts.integer("attention.head_count_kv", "num_key_value_heads", default=heads)
-    head_dim = facts.integer("attention.key_length", "head_dim", default=max(1, hidden // heads))
-    if heads % kv_heads or head_dim % 2:
-        raise facts.fail(f"{heads} query heads of {head_dim} do not fit {kv_heads} KV heads")
-    if facts.integer("rope.dimension_count", default=head_dim) != head_dim:
-        raise facts.fail(f"only a part of a head of {head_dim} is rotated, a DFlash draft rotates all of it")
+    def __init__(
+        self,
+        spec: DraftSpec,
+        fuse: Linear,
+        fuse_norm: Tensor,
+        layers: Sequence[DraftLayer],
+        output_norm: Tensor,
+        embed: Function,
+        head: Function,
+        own_bytes: int,
+    ) -> None:
+        self.spec, self.layers = spec, tuple(layers)
+        self.fuse, self.fuse_norm, self.output_norm = fuse, fuse_norm, output_norm
+        self.embed, self.head = embed, head
+        self.device = str(output_norm.device.type)
+        if spec.rope_base is None:
+            raise ValueError("the rotary base of a draft is settled by `dflash.fit` first")
+        self.rates = frequencies(spec.head_dim, spec.rope_base).to(self.device)
+        self._mask = embed(torch.tensor([spec.mask_token], device=self.device)) * spec.embedding_scale
+        self._own_bytes = own_bytes
 
-    taps = _taps(facts, tap_shift, notes)
-    fc = tensors.get("fc.weight")
-    if fc is None:
-        raise facts.fail("it has no tensor fc.weight, which reads the target's features")
-    if len(fc.shape) != 2 or fc.shape[0] != hidden or fc.shape[1] % len(taps):
-        raise facts.fail(f"fc.weight has shape {tuple(fc.shape)}, {hidden} rows of {len(taps)} features were expected")
+    def new_context(self, kv: tuple[KVSpec, KVSpec], capacity: int) -> DraftContext:
+        """Empty caches for up to `capacity` committed tokens."""
+        spec = self.spec
+        return DraftContext([KVState(kv, spec.kv_heads, spec.head_dim, capacity, self.device) for _ in self.layers])
 
-    sliding, windows = _windows(facts, architecture, layers, taps, notes)
-    mask = facts.metadata.get("tokenizer.ggml.mask_token_id")
-    mask = facts.find("mask_token_id") if mask is None else mask
-    if isinstance(mask, bool) or not isinstance(mask, int) or mask < 0:
-        raise facts.fail(
-            f"its mask token id is {'missing' if mask is None else repr(mask)[:40]}, a token id was expected"
-        )
-    return DraftSpec(
-        source=facts.name,
-        architecture=architecture,
-        layers=layers,
-        hidden=hidden,
-        ffn=facts.integer("feed_forward_length", "intermediate_size"),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        eps=facts.real("attention.layer_norm_rms_epsilon", "rms_norm_eps") or 1e-6,
-        rope_base=facts.real("rope.freq_base", "rope_theta"),
-        block_size=facts.integer("block_size", default=16, low=2, high=MAX_ROWS),
-        mask_token=mask,
-        taps=taps,
-        windows=windows,
-        causal=_causality(facts, causal, sliding, notes),
-        block_sizes=facts.integers("block_sizes") or (),
-        vocab=facts.integer("vocab_size", default=len(facts.metadata.get("tokenizer.ggml.tokens", ())), low=0),
-        target_hidden=fc.shape[1] // len(taps),
-        target_layers=facts.integer("num_target_layers", default=0, low=0),
-        embedding_scale=facts.real("embedding_scale", "input_embedding_scale") or 1.0,
-        logit_scale=facts.real("logit_scale", "output_multiplier") or 1.0,
-        logit_cap=facts.real("final_logit_softcapping"),
-        notes=tuple(notes),
-    )
+    @torch.inference_mode()
+    def context_rows(self, features: Tensor, prefill: bool = False) -> Tensor:
+        """norm(fc(features)): float32 [n, taps * E] -> float32 [n, E], the input of every layer's K and V."""
+        clipped = features.nan_to_num(nan=0.0).clamp_(-FEATURE_LIMIT, FEATURE_LIMIT)
+        return rms_norm(self.fuse(clipped, prefill), self.fuse_norm, self.spec.eps)
 
+    @torch.inference_mode()
+    def project(self, features: Tensor, context: DraftContext) -> None:
+        """Append the K and V of the tokens after the cached ones.
 
-def _refuse_unsupported(facts: _Facts) -> None:
-    """Parts of other drafts that only the metadata shows."""
-    scaling = facts.find(
-        "rope.scaling.type", "rope_scaling.rope_type", "rope_scaling.type", "rope_parameters.rope_type"
-    )
-    for found, what in (
-        (scaling not in (None, "none", "default"), f"rotary scaling {quoted(scaling)}"),
-        (
-            facts.find("decoder_arch") is not None,
-            f"decoder architecture {quoted(facts.find('decoder_arch'))}",
-        ),
-        (facts.find("hyper_connection.count") is not None, "hyper-connections"),
-        (facts.flag("rope_is_neox_style") is False, "adjacent rotary pairs"),
-        (facts.find("partial_rotary_factor") not in (None, 1), "partly rotated heads"),
-        (
-            facts.integer("attention.value_length", default=0, low=0) not in (0, facts.find("attention.key_length")),
-            "keys and values of different width",
-        ),
-    ):
-        if found:
-            raise UnsupportedModelError(
-                f"{facts.name} is a draft with {what}, which draftwood cannot run; use a DFlash 1 draft without it."
-            )
+        features: float32 [n, taps * E], the target's outputs of the tapped layers side by side, in the taps'
+        order. More than MAX_ROWS rows are read in the prefill form of the weights.
+        """
+        count = len(features)
+        prefill = count > MAX_ROWS
+        if prefill:
+            features = functional.pad(features, (0, 0, 0, -count % GRANULE))
+        rows = self.context_rows(features, prefill)
+        start = context.length
+        turn = rotation(torch.arange(start, start + count, device=self.device), self.rates)
+        for layer, state in zip(self.layers, context.states, strict=True):
+            layer.attention.append(rows, turn, count, state, prefill)
 
+    @torch.inference_mode()
+    def block(self, pending: Tensor, rows: int, context: DraftContext) -> Tensor:
+        """Run [pending, mask, mask, ...] at positions C .. C+rows-1; the context stays as it is.
 
-def _taps(facts: _Facts, tap_shift: str, notes: list[str]) -> tuple[int, ...]:
-    """The tapped target layers, from 0."""
-    shift, numbers = 1, facts.integers("target_layers")
-    if numbers is None:
-        shift, numbers = 0, facts.integers("target_layer_ids")
-    elif "dflash.mask_token_id" in facts.metadata and "tokenizer.ggml.mask_token_id" not in facts.metadata:
-        shift = 0
-        notes.append("the taps are taken as they stand: the file is of an early converter, which did not add 1 to them")
-    if not numbers:
-        raise facts.fail("it does not say which target layers it reads (target_layers)")
-    if tap_shift != "auto":
-        notes.append(f"{tap_shift} is subtracted from the file's layer numbers, as asked (its dialect means {shift})")
-        shift = int(tap_shift)
-    if min(numbers) < shift:
-        raise facts.fail(
-            f"its target layers {list(numbers)!r:.40} are numbered from 0 where 1 was expected "
-            "(a tap shift of 0 reads them so)"
-        )
-    return tuple(number - shift for number in numbers)
+        pending: int64 []. Returns float32 [rows, E] after the output norm; row j speaks of the token AT
+        position C + j, so row 0, whose token is known, says nothing.
+        """
+        committed, eps = context.length, self.spec.eps
+        turn = rotation(torch.arange(committed, committed + rows, device=self.device), self.rates)
+        masks = {
+            kind: block_mask(rows, committed, *kind, self.device)
+            for kind in set(zip(self.spec.windows, self.spec.causal, strict=True))
+        }
+        first = self.embed(pending.reshape(1)) * self.spec.embedding_scale
+        x = torch.cat((first, self._mask.expand(rows - 1, -1)))
+        for layer, state in zip(self.layers, context.states, strict=True):
+            mask = masks[layer.attention.window, layer.attention.causal]
+            x = x + layer.attention(rms_norm(x, layer.attention_norm, eps), turn, mask, state)
+            x = x + layer.mlp(rms_norm(x, layer.mlp_norm, eps), prefill=False)
+        return rms_norm(x, self.output_norm, eps)
 
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden float32 [n, E] of a block -> float32 [n, V] over the target's vocabulary."""
+        logits = self.head(hidden)
+        if self.spec.logit_scale != 1.0:
+            logits = logits * self.spec.logit_scale
+        cap = self.spec.logit_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
-def _windows(
-    facts: _Facts, architecture: str, layers: int, taps: tuple[int, ...], notes: list[str]
-) -> tuple[tuple[bool, ...], tuple[int | None, ...]]:
-    """Per layer: whether it is a sliding one, and its window."""
-    window: int | None = facts.integer(
-        "attention.sliding_window", "sliding_window", "swa_window_size", default=0, low=0, high=1 << 30
-    )
-    pattern, types = facts.find("attention.sliding_window_pattern"), facts.find("layer_types")
-    enabled = facts.flag("use_sliding_window")
-    if isinstance(types, list):
-        pattern = [kind == "sliding_attention" for kind in types]
-    elif isinstance(pattern, int) and not isinstance(pattern, bool) and pattern > 0:
-        # A number says that every n-th layer is a full one.
-        pattern = [(i + 1) % pattern != 0 for i in range(layers)]
-    if pattern is None:
-        if not window and architecture in LEGACY and layers == len(_QWEN36_SLIDING) and taps == _QWEN36_TAPS:
-            pattern, window = list(_QWEN36_SLIDING), _QWEN36_WINDOW
-            notes.append(f"the file names no window; layers 0 to 3 get the Qwen3.6-27B draft's, {window} tokens")
-        elif window and enabled is not False and facts.find("max_window_layers") is None:
-            raise facts.fail(f"it has a window of {window} tokens but does not say for which layers")
-        else:
-            pattern = [False] * layers
-    if not isinstance(pattern, list) or len(pattern) != layers or not all(isinstance(s, bool) for s in pattern):
-        raise facts.fail(
-            f"its sliding window pattern is {pattern!r:.60}, one entry for each layer ({layers}) was expected"
-        )
-    if any(pattern) and enabled is False:
-        window = 0
-        notes.append("use_sliding_window is false, so the sliding layers see the whole context")
-    elif any(pattern) and not window:
-        raise facts.fail("it has sliding layers but does not say how long their window is")
-    return tuple(pattern), tuple(window or None if slides else None for slides in pattern)
-
-
-def _causality(facts: _Facts, causal: str, sliding: tuple[bool, ...], notes: list[str]) -> tuple[bool, ...]:
-    """Per layer, whether a row is kept from the block's rows after it, by the rules of DESIGN section 8."""
-    if causal == "none" or causal == "all":
-        return (causal == "all",) * len(sliding)
-    if causal == "file":
-        stated = facts.flag("attention.causal")
-        if stated is None:
-            stated = facts.metadata.get("is_causal")
-        if stated is None and (stated := facts.flag("causal")) is not None:
-            notes.append("in-block causality is taken from dflash_config.causal, which the published reference ignores")
-        if isinstance(stated, bool):
-            return (stated,) * len(sliding)
-        if stated is not None:
-            raise facts.fail(f"is_causal is {stated!r:.40}, true or false was expected")
-        if any(sliding):
-            notes.append("the file does not state in-block causality: sliding layers are causal, full ones are not")
-    return sliding
-
-
-# ------------------------------------------------------------------------------------------- fitting a target
-
-
-def fit(spec: DraftSpec, target: ModelSpec) -> DraftSpec:
-    """The draft on this target, its rotary base settled; a DraftMismatchError where they do not fit."""
-    needed = max(spec.taps) + 1
-    if (
-        spec.hidden != target.hidden
-        or spec.target_hidden != target.hidden
-        or needed > target.layers
-        or spec.target_layers not in (0, target.layers)
-    ):
-        layers = f"{spec.target_layers} layers" if spec.target_layers else f"at least {needed} layers"
-        hidden = (
-            f"{spec.target_hidden}"
-            if spec.hidden == spec.target_hidden
-            else f"{spec.target_hidden} (its own is {spec.hidden})"
-        )
-        raise DraftMismatchError(
-            f"{spec.source}: this draft was made for a target of hidden size {hidden} with {layers}, "
-            f"the target has hidden size {target.hidden} and {target.layers} layers; "
-            "use the draft made for it."
-        )
-    if spec.mask_token >= target.vocab:
-        raise DraftMismatchError(
-            f"{spec.source}: this draft's mask token is {spec.mask_token}, the target has a vocabulary of "
-            f"{target.vocab} tokens; use the draft made for it."
-        )
-    notes = list(spec.notes)
-    if spec.vocab not in (0, target.vocab):
-        notes.append(f"the draft's file counts {spec.vocab} tokens, the target has {target.vocab}")
-    base = spec.rope_base
-    if base is None:
-        base = target.rope_base
-        notes.append(f"the file names no rotary base; the target's, {base:g}, is used")
-    elif spec.architecture == "qwen35-dflash-draft" and base == _CONVERTER_BASE and base != target.rope_base:
-        base = target.rope_base
-        notes.append(f"the file's rotary base, {_CONVERTER_BASE:g}, is its converter's; the target's is used, {base:g}")
-    return dataclasses.replace(spec, rope_base=base, notes=tuple(notes))
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the draft's own matrices."""
+        return self.fuse.nbytes + sum(layer.nbytes for layer in self.layers) + self._own_bytes
 
 
 def build(spec: DraftSpec, weights: Weights, target: Model) -> DraftModel:
@@ -486,10 +172,6 @@ def build(spec: DraftSpec, weights: Weights, target: Model) -> DraftModel:
     Token table and head are the target's unless the file has its own, of the target's vocabulary. Errors: see
     `fit`; a FormatError for a missing tensor or one of another shape.
     """
-    from draftwood.layers.draft_attention import DraftAttention
-    from draftwood.layers.mlp import MLP
-    from draftwood.models.draft import DraftLayer, DraftModel
-
     spec = fit(spec, target.spec)
     hidden, query_width, width = spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
 

@@ -15,7 +15,8 @@ from draftwood.decode.drafters.base import DrafterRequest
 from draftwood.decode.drafters.dflash import DFlashDrafter, block_rows, open_drafter
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
 from draftwood.errors import UsageError
-from draftwood.models.dflash import open_source, read_spec
+from draftwood.models.draft_spec import read_spec
+from draftwood.models.draft_tensors import open_source
 from tests.conftest import VENDORED
 from tests.models.test_dflash import VENDORED_DRAFT, target_on
 

@@ -32,8 +32,9 @@ from draftwood.formats.source import TensorInfo
 from draftwood.layers.weights import Weights
 from draftwood.models import dflash
 from draftwood.models.base import Model
-from draftwood.models.dflash import DraftSource, DraftTensors, open_source, read_spec
-from draftwood.models.draft import DraftContext, DraftModel
+from draftwood.models.dflash import DraftContext, DraftModel
+from draftwood.models.draft_spec import fit, read_spec
+from draftwood.models.draft_tensors import DraftSource, DraftTensors, open_source
 from draftwood.models.spec import ModelSpec
 from tests.conftest import VENDORED, oracle_path
 
@@ -402,10 +403,10 @@ def test_an_old_file_of_the_qwen36_draft_gets_the_window_it_left_out(source: GGU
 
 def test_the_rotary_base_of_an_old_converter_is_the_target_s(source: GGUFFile) -> None:
     wrong = {"dflash__rope__freq_base": 1e6}
-    spec = dflash.fit(read_spec(of_architecture(source, "qwen35-dflash-draft", **wrong)), TARGET_SPEC)
+    spec = fit(read_spec(of_architecture(source, "qwen35-dflash-draft", **wrong)), TARGET_SPEC)
     assert spec.rope_base == 1e7 and any("rotary base" in note for note in spec.notes)
-    assert dflash.fit(read_spec(edited(source, **wrong)), TARGET_SPEC).rope_base == 1e6
-    missing = dflash.fit(read_spec(edited(source, dflash__rope__freq_base=None)), TARGET_SPEC)
+    assert fit(read_spec(edited(source, **wrong)), TARGET_SPEC).rope_base == 1e6
+    missing = fit(read_spec(edited(source, dflash__rope__freq_base=None)), TARGET_SPEC)
     assert missing.rope_base == 1e7 and any("rotary base" in note for note in missing.notes)
 
 
@@ -466,10 +467,10 @@ def changed_target(**changes: Any) -> ModelSpec:
 def test_drafts_of_another_target_are_refused(source: GGUFFile) -> None:
     spec = read_spec(source)
     mismatch = DraftMismatchError
-    refused(mismatch, lambda: dflash.fit(spec, changed_target(hidden=256)), "hidden size 128", "hidden size 256")
-    refused(mismatch, lambda: dflash.fit(spec, changed_target(layers=5)), "at least 6 layers", "and 5 layers")
-    refused(mismatch, lambda: dflash.fit(spec, changed_target(vocab=510)), "mask token is 510")
-    refused(mismatch, lambda: dflash.fit(read_spec(directory()), changed_target(layers=9)), "8 layers", "9 layers")
+    refused(mismatch, lambda: fit(spec, changed_target(hidden=256)), "hidden size 128", "hidden size 256")
+    refused(mismatch, lambda: fit(spec, changed_target(layers=5)), "at least 6 layers", "and 5 layers")
+    refused(mismatch, lambda: fit(spec, changed_target(vocab=510)), "mask token is 510")
+    refused(mismatch, lambda: fit(read_spec(directory()), changed_target(layers=9)), "8 layers", "9 layers")
     own = edited(source, {"output.weight": facts("output.weight", 300, 128)})
     refused(
         mismatch,
@@ -540,5 +541,5 @@ def test_reading_the_facts_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    program = "import sys; sys.modules['torch'] = None; import draftwood.models.dflash"
+    program = "import sys; sys.modules['torch'] = None; import draftwood.models.draft_spec"
     subprocess.run([sys.executable, "-c", program], check=True)

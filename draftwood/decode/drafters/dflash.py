@@ -12,16 +12,16 @@ from draftwood.decode.drafters.none import root_only
 from draftwood.decode.tree import ROOT_ONLY, DraftTree, TreeShape, build_tree
 from draftwood.errors import UsageError
 from draftwood.layers.weights import Weights
-from draftwood.models import dflash
-from draftwood.models.dflash import DraftSpec
-from draftwood.models.draft import DraftContext, DraftModel
+from draftwood.models.dflash import DraftContext, DraftModel, build
+from draftwood.models.draft_spec import DraftSpec, fit, read_spec
+from draftwood.models.draft_tensors import DraftTensors, open_source
 
 COLDEST = 1e-3
 """Log-probabilities are taken at no lower temperature: far below, all but one token would be impossible."""
 
 
 class DFlashDrafter(Drafter):
-    """Proposes from one sequence's context. spec: the draft's facts, with what `doctor` prints about them."""
+    """Proposes from one sequence's context. spec: the draft's facts."""
 
     name = "dflash"
 
@@ -65,10 +65,40 @@ class DFlashDrafter(Drafter):
         best, tokens = logits.topk(width)
         return build_tree(pending, tokens, best - logits.logsumexp(-1, keepdim=True), shape)
 
+    def facts(self) -> dict[str, str]:
+        """What its file says, and what was decided where it says nothing."""
+        spec = self.spec
+        others = sorted({spec.block_size, *spec.block_sizes} - {self.block_size})
+        facts = {
+            "draft format": spec.architecture,
+            "draft layers": f"{spec.layers}, hidden size {spec.hidden}",
+            "reads target layers": f"{', '.join(map(str, spec.taps))} (counted from 0)",
+            "block": f"{self.block_size} rows"
+            + (f"; the file also has {', '.join(map(str, others))}" if others else ""),
+            "mask token": str(spec.mask_token),
+            "sees back": by_layer(["all" if window is None else f"{window} tokens" for window in spec.windows]),
+            "causal in the block": by_layer(["yes" if causal else "no" for causal in spec.causal]),
+        }
+        return facts | {f"note {number}": note for number, note in enumerate(spec.notes, start=1)}
+
     @property
     def nbytes(self) -> int:
         """Bytes of the draft's matrices and caches."""
         return self.model.nbytes + self.context.nbytes
+
+
+def by_layer(values: list[str]) -> str:
+    """One value for each layer, equal neighbours together: "2048 tokens (layers 0-3), all (layer 4)"."""
+    if len(set(values)) == 1:
+        return values[0]
+    pieces: list[str] = []
+    first = 0
+    for end in range(1, len(values) + 1):
+        if end == len(values) or values[end] != values[first]:
+            layers = f"layer {first}" if end - first == 1 else f"layers {first}-{end - 1}"
+            pieces.append(f"{values[first]} ({layers})")
+            first = end
+    return ", ".join(pieces)
 
 
 def block_rows(spec: DraftSpec, asked: int | None) -> int:
@@ -94,10 +124,10 @@ def open_drafter(request: DrafterRequest) -> DFlashDrafter:
     """Load a draft for the request's target; errors as in `models.dflash`, UsageError for its options."""
     if request.path is None:
         raise UsageError("A DFlash draft needs a file; give the path of the draft made for the target.")
-    source = dflash.open_source(request.path)
-    spec = dflash.fit(dflash.read_spec(source, request.causal, request.tap_shift), request.target.spec)
+    source = open_source(request.path)
+    spec = fit(read_spec(source, request.causal, request.tap_shift), request.target.spec)
     rows = block_rows(spec, request.block)
-    weights = Weights(dflash.DraftTensors(source), request.target.device, request.dtype)
-    model = dflash.build(spec, weights, request.target)
+    weights = Weights(DraftTensors(source), request.target.device, request.dtype)
+    model = build(spec, weights, request.target)
     capacity = request.max_context + -request.max_context % GRANULE
     return DFlashDrafter(model, model.new_context(kv_pair(request.kv), capacity), rows)
