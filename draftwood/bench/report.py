@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from draftwood import __version__
@@ -15,6 +17,7 @@ from draftwood.bench.measure import mean
 from draftwood.bench.suites.he import MethodRun, SuiteResult
 
 _RULE = "-" * 72
+_ANY_WIDTH = 1000
 _FLAG = "*"
 _FLAG_NOTE = f"{_FLAG} the answer degenerates into repetition, which flatters acceptance and speed"
 
@@ -88,6 +91,51 @@ def method_table(run: MethodRun) -> list[str]:
             f"{mean(p.decode.middle for p in sound):.2f} tok/s"
         )
     return lines
+
+
+def comparison(runs: Sequence[MethodRun], console: Console) -> Table | str:
+    """All methods side by side: as a table, or line by line where `console` is too narrow for it."""
+    table = comparison_table(runs)
+    needed = Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum
+    return table if needed <= console.width else "\n".join(comparison_lines(runs))
+
+
+def comparison_lines(runs: Sequence[MethodRun]) -> list[str]:
+    """The comparison in at most 40 columns: a prompt's name, then a line a method."""
+    plain = next((run for run in runs if run.method == "ar"), None)
+    lines: list[str] = []
+    for row, first in enumerate(runs[0].prompts):
+        lines.append(first.name + (_FLAG if first.degenerate else ""))
+        for run in runs:
+            prompt = run.prompts[row]
+            base = plain.prompts[row].decode.middle if plain else None
+            lines.append(_narrow(run, _cells(run, prompt.decode.middle, prompt.acceptance_length, base)))
+    if len(runs[0].prompts) > 1:
+        lines.append("MEAN")
+        base = plain.decode_tokens_per_second if plain else None
+        lines += [_narrow(run, _cells(run, run.decode_tokens_per_second, run.acceptance_length, base)) for run in runs]
+    note = _caption(runs)
+    return lines if note is None else [*lines, note]
+
+
+def _narrow(run: MethodRun, cells: list[str]) -> str:
+    speed, length, gain = [*cells, "", ""][:3]
+    return f"  {label(run):<8} {speed:>7} tok/s {length and f'AL {length:>5}'} {gain}".rstrip()
+
+
+def legend(runs: Sequence[MethodRun]) -> list[str]:
+    """What the names of methods and columns mean, for a reader who has not met them."""
+    meanings = {
+        "ar": "plain decoding: one token a pass, no guesses",
+        "chain": "up to {} guesses in one line are checked in a pass",
+        "tree": "up to {} guesses that may branch are checked in a pass",
+    }
+    lines = [f"{label(run):<9} {meanings[run.method].format(run.budget)}" for run in runs if run.method in meanings]
+    return [
+        *lines,
+        f"{'AL':<9} tokens decided in a pass on average; plain decoding decides one",
+        f"{'tok/s':<9} tokens written a second, reading the prompt not counted",
+    ]
 
 
 def comparison_table(runs: Sequence[MethodRun]) -> Table:

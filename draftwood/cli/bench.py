@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -11,12 +12,17 @@ from draftwood.cli.loading import open_engine
 from draftwood.cli.terminal import output, plain, steps
 from draftwood.errors import UsageError
 
-app = typer.Typer(help="Measure decoding; no speed is shown if the methods' tokens differ.", no_args_is_help=True)
+app = typer.Typer()
 
 
-@app.callback()
-def bench() -> None:
-    """Measure decoding; no speed is shown if the methods' tokens differ."""
+@app.callback(invoke_without_command=True)
+def bench(context: typer.Context) -> None:
+    """Measure speeds.
+
+    None is shown if the methods' tokens differ.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -33,21 +39,26 @@ def he(
             "--ddtree-budget",
             callback=options.within("--ddtree-budget", 1, options.MAX_BUDGET),
             metavar="N",
-            help="Candidate tokens a round may check, 1..63; alone it also picks --method tree.",
+            help="Guesses the model may check at once, 1..63; alone it also picks --method tree.",
         ),
     ] = None,
     ddtree_temp: Annotated[
         float,
-        typer.Option("--ddtree-temp", metavar="T", help="Sharpens (below 1) or flattens the draft's scores."),
+        typer.Option(
+            "--ddtree-temp",
+            metavar="T",
+            help="How wide a tree grows: below 1 it trusts the draft's first choices more, above 1 less.",
+        ),
     ] = 1.0,
     max_ctx: options.ContextOption = options.DEFAULT_CONTEXT,
     cache_type_k: options.KeyTypeOption = None,
     cache_type_v: options.ValueTypeOption = None,
     method: Annotated[
-        options.MethodName | None, typer.Option("--method", help="One method; chain if nothing is said.")
+        options.MethodName | None, typer.Option("--method", help="Run one method; chain if nothing is said.")
     ] = None,
     compare: Annotated[
-        str | None, typer.Option("--compare", metavar="M,M,...", help="Several methods, as in ar,chain,tree.")
+        str | None,
+        typer.Option("--compare", metavar="M,M,...", help="Run several methods side by side, as in ar,chain,tree."),
     ] = None,
     repeats: Annotated[
         int,
@@ -61,7 +72,10 @@ def he(
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
 ) -> None:
-    """Ten HumanEval prompts, greedy: a table a method, side by side with --compare, a JSON line last."""
+    """Time ten HumanEval prompts.
+
+    Prints a table for each method, with --compare also side by side, and one JSON line last.
+    """
     names = _methods(method, compare, ddtree_budget)
     if not 0 < ddtree_temp < float("inf"):
         raise UsageError(f"--ddtree-temp is {ddtree_temp}, but must be a number above 0; 1 changes nothing.")
@@ -86,8 +100,67 @@ def he(
         plain(["", f"method {report.label(run)}", *report.method_table(run)])
     if compare is not None:
         plain(["", f"identical tokens in all {len(prompts) * len(methods) * repeats} runs", ""])
-        output().print(report.comparison_table(result.methods))
+        output().print(report.comparison(result.methods, output()))
+        plain(["", *report.legend(result.methods)])
     plain(["", report.json_line(facts, commit, digest, n_gen, result)])
+
+
+@app.command()
+def passes(
+    target: options.TargetOption = "demo",
+    rows: Annotated[
+        str, typer.Option("--rows", metavar="N,N,...", help="Tokens in a pass, each from 1 to 64.")
+    ] = "1,4,8,16",
+    forms: Annotated[
+        str, typer.Option("--forms", metavar="F,F,...", help="Values of --dtype to compare, each in a load of its own.")
+    ] = "auto,bfloat16,float32",
+    repeats: Annotated[
+        int,
+        typer.Option(
+            "--repeats", callback=options.within("--repeats", 1), metavar="N", help="Timed passes; the median counts."
+        ),
+    ] = 9,
+    device: options.DeviceOption = options.DeviceName.auto,
+) -> None:
+    """Time passes of 1, 4, 8... tokens.
+
+    Shows what checking more guesses at once costs on this machine, for each arithmetic.
+    """
+    counts = tuple(_count(text) for text in _distinct("--rows", rows))
+    dtypes = [_dtype(text) for text in _distinct("--forms", forms)]
+    from draftwood.bench import report
+    from draftwood.bench.suites.passes import CONTEXT, as_json, conditions, measure_form, table
+
+    runs = []
+    with steps(len(dtypes) * (repeats + 1)) as begin:
+        for dtype in dtypes:
+            engine = open_engine(target, None, max_context=CONTEXT, device=device, dtype=dtype, spinner=False)
+            runs.append(measure_form(engine, counts, repeats, begin))
+            del engine  # before the next one is loaded
+    commit = report.commit()
+    plain([*conditions(runs, commit, repeats), "", *table(runs), "", json.dumps(as_json(runs, commit, repeats))])
+
+
+def _distinct(flag: str, text: str) -> list[str]:
+    """The parts of a list with commas, none of them twice."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(set(parts)) < len(parts):
+        raise UsageError(f"{flag} is {text[:80]!r}, but each value can be named once.")
+    return parts
+
+
+def _count(text: str) -> int:
+    """A number of rows; 64 fit into a pass."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= options.MAX_BUDGET + 1:
+        raise UsageError(f"--rows names {text[:40]!r}, but a pass has 1 to {options.MAX_BUDGET + 1} rows.")
+    return int(text)
+
+
+def _dtype(text: str) -> options.Dtype:
+    known = [dtype.value for dtype in options.Dtype]
+    if text not in known:
+        raise UsageError(f"--forms names {text[:40]!r}, but the forms are {', '.join(known)}.")
+    return options.Dtype(text)
 
 
 def _methods(method: options.MethodName | None, compare: str | None, budget: int | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from draftwood.cli import options
 from draftwood.cli.loading import open_engine
 from draftwood.cli.run import encode_messages
-from draftwood.cli.terminal import note
+from draftwood.cli.terminal import note, reading
 from draftwood.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,14 +45,19 @@ def chat(
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
 ) -> None:
-    """Talk with a model. Ctrl-C stops an answer, a second one ends; /new starts over."""
+    """Talk with a model in the terminal.
+
+    Ctrl-C stops an answer, a second one ends; /new starts over.
+    """
     from draftwood.decode.params import SamplingParams
 
     params = SamplingParams(max_tokens=max_tokens, temperature=temp, seed=seed)
     engine = open_engine(target, draft, cache_type_k, cache_type_v, max_ctx, device, dtype)
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     encode_messages(engine, [*opening, {"role": "user", "content": ""}])  # no template: say so before the first line
-    note("Ctrl-C stops an answer, a second one ends. /new starts over, /quit ends.")
+    facts = engine.describe()
+    note(f"{facts['target']} on {facts['device']}, draft {facts['draft']}, room for {facts['max_context']} tokens.")
+    note("Type a message. Ctrl-C stops an answer, a second one ends. /new starts over, /quit ends.")
     messages = list(opening)
     while (line := _read_line()) is not None and line != "/quit":
         if line == "/new":
@@ -64,7 +70,10 @@ def chat(
                 messages.pop()
                 note(f"draftwood: {error} (/new starts over)")
                 continue
-            messages.append({"role": "assistant", "content": answer})
+            if answer:
+                messages.append({"role": "assistant", "content": answer})
+            else:  # stopped before its first word: as if it had not been asked
+                messages.pop()
 
 
 def _read_line() -> str | None:
@@ -72,24 +81,27 @@ def _read_line() -> str | None:
     try:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:
+        if sys.stdin.isatty():
+            print()
         return None
+    except KeyboardInterrupt:
+        print()
+        raise
 
 
 def _answer(engine: Engine, messages: list[Message], params: SamplingParams, method: str, budget: int | None) -> str:
     """Stream one answer to stdout and return its text; Ctrl-C ends it early and keeps what was said."""
     text = ""
-    events = engine.stream(encode_messages(engine, messages), params, method=method, budget=budget)
-    try:
-        for event in events:
+    ids = encode_messages(engine, messages)
+    with suppress(KeyboardInterrupt), reading(len(ids)) as progress:
+        for event in engine.stream(ids, params, method=method, budget=budget, progress=progress):
             text += event.text
             sys.stdout.write(event.text)
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        events.close()
     sys.stdout.write("\n")
     sys.stdout.flush()
     statistics = engine.last_statistics
-    if statistics is not None:
+    if text and statistics is not None:
         speed, length = statistics.decode_tokens_per_second, statistics.acceptance_length
         note(f"[{statistics.emitted} tokens, {speed:.1f} tok/s, {length:.2f} tokens a round]")
     return text

@@ -14,15 +14,18 @@ from draftwood.cli.terminal import output, plain, steps
 _METHODS = ("ar", "chain", "tree")
 _EDIT_TOKENS = 320
 _INTRODUCTION = """\
-draftwood makes a language model answer faster without changing a token: a drafter guesses the next tokens,
-the model checks all guesses in one pass and keeps those that it would have written itself. Here the model
-is SmolLM2-135M, and the drafter only looks up how the same words went on before."""
+draftwood makes a language model answer faster without changing its answer. Something cheap guesses the next
+tokens, the model checks all guesses in one pass and keeps those that it would have written itself.
+Here the model is SmolLM2-135M, small enough for any machine (and for mistakes), and the guesses are looked
+up: how did the same words go on earlier in the text? Models with a trained draft gain more."""
 _NEXT = """\
 next:
-  draftwood chat                                        talk with this model
-  draftwood run TARGET.gguf --draft lookup -p "..."     your own GGUF file, any target
-  draftwood run TARGET.gguf --draft DRAFT.gguf -p "..." with a DFlash draft made for it
-  draftwood doctor                                      what this machine can do"""
+  talk with this model:           draftwood chat
+  your own model, guesses looked up:
+    draftwood run MODEL.gguf --draft lookup -p "..."
+  with a DFlash draft made for it:
+    draftwood run MODEL.gguf --draft DRAFT.gguf -p "..."
+  what this machine has:          draftwood doctor"""
 
 
 def demo(
@@ -38,7 +41,10 @@ def demo(
     ] = 128,
     device: options.DeviceOption = options.DeviceName.auto,
 ) -> None:
-    """Decode an editing task and ten HumanEval prompts three ways with a small model."""
+    """See it work with a small model.
+
+    It answers three ways, with the same tokens and different speeds.
+    """
     from draftwood.bench import report
     from draftwood.bench.gates import require_identical
     from draftwood.bench.prompts.editing import OPENING, REQUEST, editing_prompt
@@ -52,22 +58,25 @@ def demo(
     engine = open_engine("demo", "lookup", device=device)
     editing = editing_prompt(engine.tokenizer.chat_template)
     edit = SamplingParams(max_tokens=_EDIT_TOKENS)
-    plain(["An editing task, live (tree):", "", REQUEST, ""])
+    plain(["An editing task:", "", REQUEST, "", "The model's answer, live (its first line is given):", ""])
     sys.stdout.write(OPENING)
     for event in engine.stream(editing.text, edit, method="tree"):
         sys.stdout.write(event.text)
         sys.stdout.flush()
-    plain(["", ""])
+    plain(["", "", "Now the same with each method, and ten functions of HumanEval to complete."])
     methods = [Method(name) for name in _METHODS]
     with steps(len(methods) * (3 + len(prompts))) as begin:
         edited = run_suite(engine, [editing], methods, edit, report=begin)
         answered = run_suite(engine, prompts, methods, SamplingParams(max_tokens=max_tokens), report=begin)
     facts, commit, digest = engine.describe(), report.commit(), prompts_sha256([*prompts, editing])
-    plain(report.conditions(facts, commit, digest, max_tokens, 1))
-    for title, result in (("the editing task", edited), ("ten HumanEval prompts", answered)):
+    plain(["", *report.conditions(facts, commit, digest, max_tokens, 1)])
+    for title, result in (
+        (f"the editing task (at most {_EDIT_TOKENS} tokens)", edited),
+        ("ten HumanEval prompts", answered),
+    ):
         same = "no" if result.differences else "yes"
         plain(["", f"{title}: identical tokens with {', '.join(_METHODS)}: {same}"])
         plain(result.differences)
         require_identical(result.differences)
-        output().print(report.comparison_table(result.methods))
-    plain(["", "AL is tokens decided a round; plain decoding decides one.", "", _NEXT])
+        output().print(report.comparison(result.methods, output()))
+    plain(["", *report.legend(answered.methods), "", _NEXT])

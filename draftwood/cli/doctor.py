@@ -30,23 +30,33 @@ _CPU_FLAGS = (
     "bf16",
     "i8mm",
 )
-_REMEDIES = {"triton": "not needed on a CPU, and a torch build for a GPU brings it"}
+_OPTIONAL = {"triton": "not here; a CPU needs none, and a torch build for a GPU brings it"}
 _CHECK_CONTEXT = 256
 
 
 def doctor(
-    target: Annotated[str | None, typer.Option("--target", help="Also load this target and print its facts.")] = None,
-    draft: Annotated[str | None, typer.Option("--draft", help="Also check this draft against --target.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="TARGET", help="Load this model instead and print what it is."),
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option("--draft", metavar="DRAFT", help="Also print what this draft is, and whether it fits --target."),
+    ] = None,
     device: options.DeviceOption = options.DeviceName.auto,
 ) -> None:
-    """Print device, versions and what is missing; with --target and --draft check that the two fit."""
+    """Show what this machine has and what is missing.
+
+    With --target and --draft: show what these files are, and whether they fit.
+    """
     if draft is not None and target is None:
         raise UsageError("a draft is checked against a target; give --target too.")
     if target is None:
         plain(_machine())
         return
-    facts = open_engine(target, draft, max_context=_CHECK_CONTEXT, device=device).describe()
-    plain(_row(name.replace("_", " "), "none" if value is None else str(value)) for name, value in facts.items())
+    engine = open_engine(target, draft, max_context=_CHECK_CONTEXT, device=device)
+    facts = {name.replace("_", " "): str(value) for name, value in engine.describe().items()}
+    plain(_row(name, value) for name, value in (facts | engine.drafter.facts()).items())
     if draft is not None:
         plain(["the draft fits the target"])
 
@@ -58,15 +68,15 @@ def _machine() -> Iterator[str]:
     yield _row("python", f"{platform.python_version()} on {platform.platform()}")
     versions = {name: _version(name) for name in _LIBRARIES}
     for name, version in versions.items():
-        yield _row(name, version or "missing")
+        yield _row(name, version or _OPTIONAL.get(name, "missing"))
     yield _row("cpu", _cpu())
     yield _row("memory", _memory())
     if versions["torch"]:
         yield from _devices()
     yield from _files()
-    missing = [name for name, version in versions.items() if version is None]
+    missing = [name for name, version in versions.items() if version is None and name not in _OPTIONAL]
     for name in missing:
-        yield f"missing: {name}; {_REMEDIES.get(name, 'install draftwood again')}"
+        yield f"missing: {name}; install draftwood again"
     if not missing:
         yield "nothing is missing"
 
@@ -122,4 +132,4 @@ def _files() -> Iterator[str]:
 
 
 def _row(name: str, value: str) -> str:
-    return f"{name:<16} {value}"
+    return f"{name:<20} {value}"

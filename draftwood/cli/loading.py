@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from draftwood.cli.options import DEFAULT_CONTEXT
@@ -19,18 +20,19 @@ def open_engine(
     max_context: int = DEFAULT_CONTEXT,
     device: str = "auto",
     dtype: str = "auto",
+    spinner: bool = True,
     **others: str | int | None,
 ) -> Engine:
     """Fetch what is named and not here, then load it; `others` are fields of `EngineConfig`.
 
-    A setting that is None is left to the engine.
+    A setting that is None is left to the engine. `spinner` is for callers that draw nothing on stderr themselves.
     """
     settings = {"kv": _kv(key_type, value_type), **others}
     from draftwood.engine.fetch import resolve
 
     target_path = resolve(target)
     draft_name = None if draft is None else _draft(draft)
-    with waiting(f"loading {target_path.name}"):
+    with waiting(f"loading {target_path.name}") if spinner else nullcontext():
         from draftwood.engine.engine import Engine
 
         return Engine.load(

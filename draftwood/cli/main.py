@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn, cast
@@ -19,6 +22,9 @@ from draftwood.errors import DraftwoodError
 
 INTERRUPTED = 130
 _LONGEST_MESSAGE = 280
+_BOXED_WIDTH = 72
+# What torch says on a CPU and on a GPU.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 # The base of the errors that the option parser raises; Typer exports only its descendants.
 _ParserError = cast(
@@ -28,8 +34,10 @@ _ParserError = cast(
 
 app = typer.Typer(
     name="draftwood",
-    help="Exact speculative decoding: the same tokens, several times faster.",
+    epilog="Start with: draftwood demo",
     add_completion=False,
+    # Boxes cut the names of options off where there is no room for them.
+    rich_markup_mode="rich" if shutil.get_terminal_size().columns >= _BOXED_WIDTH else None,
     pretty_exceptions_enable=False,
 )
 app.command("run")(run_prompt)
@@ -54,7 +62,7 @@ def root(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
-    """Exact speculative decoding: the same tokens, several times faster."""
+    """Let a language model answer faster without changing a token (exact speculative decoding)."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -63,18 +71,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `arguments` default to the process's own."""
     try:
         code = app(args=arguments, prog_name="draftwood", standalone_mode=False)
+        sys.stdout.flush()
     except DraftwoodError as error:
         return _fail(str(error), error.exit_code)
     except _ParserError as error:
-        return _fail(error.format_message(), error.exit_code)
+        context = getattr(error, "ctx", None)
+        hint = f" See `{context.command_path} --help`." if context is not None else ""
+        return _fail(error.format_message().rstrip(".") + "." + hint, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough
+        return 1
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = "the output" if error.filename is None else str(error.filename)
+        return _fail(f"cannot use {where}: {error.strerror}.", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
+            raise
+        return _fail("there is not enough memory for this; try a smaller --max-ctx, -ctk q8_0 or a smaller model.", 1)
     return code if isinstance(code, int) else 0
 
 
 def run() -> NoReturn:
     """The entry point of the `draftwood` script."""
-    sys.exit(main())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without a character must not end the answer
+    code = main()
+    try:
+        sys.stdout.flush()
+    except OSError:  # said already; Python would say it again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> int:

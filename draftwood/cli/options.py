@@ -70,12 +70,20 @@ def within(flag: str, low: int, high: int | None = None) -> Callable[[int | None
     return check
 
 
-_MODEL_HELP = "A GGUF file, hf:OWNER/REPO/FILE, or 'demo'."
-_DRAFT_HELP = "A draft made for the target (GGUF, or a folder of safetensors), or 'lookup', which needs no model."
+DRAFTING = "How guesses are made (none of it changes the answer)"
+MACHINE = "Memory and device"
+_MODEL_HELP = "The model: a GGUF file, hf:OWNER/REPO/FILE, or 'demo', a small one that is fetched."
+_DRAFT_HELP = (
+    "What makes the guesses: a draft model made for the target (a GGUF file or a folder of safetensors), "
+    "or 'lookup', which needs no model."
+)
+_KV_HELP = "f32, f16, bf16 or q8_0 (smallest)"
 
 TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help=_MODEL_HELP)]
-TargetOption = Annotated[str, typer.Option("--target", help=_MODEL_HELP)]
-DraftOption = Annotated[str | None, typer.Option("--draft", help=_DRAFT_HELP)]
+TargetOption = Annotated[str, typer.Option("--target", metavar="TARGET", help=_MODEL_HELP)]
+DraftOption = Annotated[
+    str | None, typer.Option("--draft", metavar="DRAFT", help=_DRAFT_HELP, rich_help_panel=DRAFTING)
+]
 ContextOption = Annotated[
     int,
     typer.Option(
@@ -83,20 +91,44 @@ ContextOption = Annotated[
         callback=within("--max-ctx", 2),
         metavar="N",
         help="Tokens of prompt and answer together, at most.",
+        rich_help_panel=MACHINE,
     ),
 ]
 KeyTypeOption = Annotated[
     str | None,
-    typer.Option("--cache-type-k", "-ctk", metavar="T", help="KV type of the keys; that of the values if left out."),
+    typer.Option(
+        "--cache-type-k",
+        "-ctk",
+        metavar="T",
+        help=f"How the context's keys are kept: {_KV_HELP}; as the values if left out.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 ValueTypeOption = Annotated[
     str | None,
-    typer.Option("--cache-type-v", "-ctv", metavar="T", help="KV type of the values; that of the keys if left out."),
+    typer.Option(
+        "--cache-type-v",
+        "-ctv",
+        metavar="T",
+        help="How the context's values are kept; as the keys if left out.",
+        rich_help_panel=MACHINE,
+    ),
 ]
-DeviceOption = Annotated[DeviceName, typer.Option("--device", help="Where the models run; cuda means ROCm too.")]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Arithmetic of the target.")]
+DeviceOption = Annotated[
+    DeviceName, typer.Option("--device", help="Where the models run; cuda means ROCm too.", rich_help_panel=MACHINE)
+]
+DtypeOption = Annotated[
+    Dtype,
+    typer.Option("--dtype", help="Arithmetic of the target; auto is the fastest here.", rich_help_panel=MACHINE),
+]
 MethodOption = Annotated[
-    MethodName, typer.Option("--method", help="How tokens are decided; all methods give the same ones.")
+    MethodName,
+    typer.Option(
+        "--method",
+        help="ar: one token at a time, no guesses. chain: guesses in one line. tree: guesses that branch. "
+        "auto: the fastest of these. All give the same answer.",
+        rich_help_panel=DRAFTING,
+    ),
 ]
 BudgetOption = Annotated[
     int | None,
@@ -104,8 +136,13 @@ BudgetOption = Annotated[
         "--budget",
         callback=within("--budget", 1, MAX_BUDGET),
         metavar="B",
-        help="Candidate tokens a round may check, 1..63.",
+        help="Guesses the model may check at once, 1..63; the method's own number if left out.",
+        rich_help_panel=DRAFTING,
     ),
 ]
-TemperatureOption = Annotated[float, typer.Option("--temp", metavar="T", help="0 is greedy.")]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="S", help="Key of the random draws above --temp 0.")]
+TemperatureOption = Annotated[
+    float, typer.Option("--temp", metavar="T", help="0 always takes the likeliest token, more is more varied.")
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", metavar="S", help="Above --temp 0: the same seed gives the same answer.")
+]

@@ -13,7 +13,10 @@ def pull(
         typer.Argument(metavar="[NAME|hf:OWNER/REPO/FILE]...", help="What to fetch; nothing lists the known names."),
     ] = None,
 ) -> None:
-    """Fetch files and print where they are; what is here already is checked and kept."""
+    """Fetch models and prompts, or list them.
+
+    Prints where the files are; what is here already is checked and kept.
+    """
     from draftwood.engine import fetch
 
     if not names:

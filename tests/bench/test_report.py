@@ -46,6 +46,35 @@ def test_spread_is_shown() -> None:
     assert "largest spread of a prompt's runs: 10.0 %" in report.method_table(run)
 
 
+def test_a_narrow_terminal_gets_lines_instead_of_a_table() -> None:
+    runs = [
+        MethodRun("ar", 0, (prompt("mean_absolute_deviation", 10.0), prompt("b", 1130.0, degenerate=True))),
+        MethodRun("chain", 15, (prompt("mean_absolute_deviation", 30.0), prompt("b", 2260.0, degenerate=True))),
+    ]
+    lines = report.comparison(runs, Console(file=io.StringIO(), width=40))
+    assert isinstance(lines, str)
+    assert lines.splitlines()[:-1] == [
+        "mean_absolute_deviation",
+        "  ar          10.0 tok/s",
+        "  chain 15    30.0 tok/s AL  4.00 3.00x",
+        "b*",
+        "  ar        1130.0 tok/s",
+        "  chain 15  2260.0 tok/s AL  4.00 2.00x",
+        "MEAN",
+        "  ar         570.0 tok/s",
+        "  chain 15  1145.0 tok/s AL  4.00 2.01x",
+    ]
+    assert lines.splitlines()[-1].startswith("* the answer degenerates")
+    assert not isinstance(report.comparison(runs, Console(file=io.StringIO(), width=120)), str)
+
+
+def test_legend_names_every_method() -> None:
+    runs = [MethodRun(name, budget, ()) for name, budget in (("ar", 0), ("chain", 15), ("tree", 22))]
+    lines = report.legend(runs)
+    assert [line.split("  ")[0] for line in lines] == ["ar", "chain 15", "tree 22", "AL", "tok/s"]
+    assert "up to 22 guesses" in lines[2]
+
+
 def rendered(runs: list[MethodRun]) -> str:
     out = io.StringIO()
     Console(file=out, width=120).print(report.comparison_table(runs))

@@ -33,6 +33,13 @@ class FakeTokenizer:
         return list(text.encode())
 
 
+class FakeDrafter:
+    """A draft with one fact."""
+
+    def facts(self) -> dict[str, str]:
+        return {"mask token": "7"}
+
+
 @dataclass
 class Behaviour:
     """What a fake engine does; `wrong` names methods whose tokens differ, `calls` fills as it is used."""
@@ -56,6 +63,7 @@ class FakeEngine:
         self.target, self.draft = target, draft
         self.tokenizer = FakeTokenizer(FakeTemplate() if self.behaviour.has_template else None)
         self.last_statistics: Statistics | None = None
+        self.drafter = FakeDrafter()
 
     @classmethod
     def load(cls, target: str, draft: str | None = None, **options: Any) -> FakeEngine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +79,49 @@ def test_degenerate_answers_are_flagged(target: str, behaviour: Behaviour, capsy
     out = capsys.readouterr().out
     assert "first*" in out and "degenerates" in out
     assert all(prompt["degenerate"] for prompt in last_line(out)["methods"][0]["prompts"])
+
+
+def test_passes(vendored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The real engine: a row of the table and of the JSON line for every form, a column for every count."""
+    model = str(vendored / "models" / "l-b.Q4_1.gguf")
+    flags = ["--rows", "1, 4", "--forms", "float32,bfloat16", "--repeats", "2"]
+    assert main(["bench", "passes", "--target", model, *flags]) == 0
+    out = capsys.readouterr().out
+    line = last_line(out)
+    assert (line["bench"], line["target"], line["repeats"]) == ("passes", "l-b.Q4_1.gguf", 2)
+    assert line["device"] and line["commit"]
+    assert [form["dtype"] for form in line["forms"]] == ["float32", "bfloat16"]
+    assert all(form[part].keys() == {"1", "4"} for form in line["forms"] for part in ("blocks_ms", "head_ms"))
+    assert line["commit"] in out.splitlines()[1]
+    table = out.split("weight form ")[1].splitlines()
+    assert table[0].split() == ["1", "row", "4", "rows"]
+    assert table[2].startswith("f32 100 % (float32)") and table[3].startswith("bf16 100 % (bfloat16)")
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (["--rows", "0"], "names '0', but a pass has 1 to 64 rows"),
+        (["--rows", "4,65"], "names '65'"),
+        (["--rows", "4,"], "names ''"),
+        (["--rows", "\u00b2"], "1 to 64"),
+        (["--rows", "4,4"], "once"),
+        (["--forms", "int3"], "auto, float32, bfloat16"),
+        (["--repeats", "0"], "--repeats is 0"),
+    ],
+)
+def test_bad_flags_of_passes(
+    flags: list[str], fragment: str, behaviour: Behaviour, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "passes", *flags]) == 2
+    assert fragment in capsys.readouterr().err
+    assert not behaviour.loads
+
+
+def test_bench_alone_shows_its_suites(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench"]) == 0
+    captured = capsys.readouterr()
+    assert "passes" in captured.out and captured.err == ""
 
 
 def test_repeats_show_their_spread(target: str, behaviour: Behaviour, capsys: pytest.CaptureFixture[str]) -> None:

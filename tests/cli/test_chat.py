@@ -43,6 +43,7 @@ def test_history_and_new(
     ]
     captured = capsys.readouterr()
     assert captured.out.startswith(answer + "\n")
+    assert captured.err.startswith("model.gguf on cpu, draft lookup, room for 64 tokens.\n")
     assert "tok/s" in captured.err and "tok/s" not in captured.out
 
 
@@ -54,6 +55,16 @@ def test_first_interrupt_stops_the_answer_second_ends(
     assert main(["chat", target, "-n", "9"]) == 130
     answer = "".join(chr(97 + (len("<user>hello<assistant>") + index) % 26) for index in range(3))
     assert prompts(behaviour)[1] == f"<user>hello<assistant>{answer}<user>go on<assistant>"
+
+
+def test_a_question_stopped_before_its_first_word_is_forgotten(
+    target: str, behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    behaviour.interrupt_after = 0
+    say(monkeypatch, ["hello", "again"])
+    assert main(["chat", target, "-n", "9"]) == 0
+    assert prompts(behaviour) == ["<user>hello<assistant>", "<user>again<assistant>"]
+    assert "tok/s" not in capsys.readouterr().err
 
 
 def test_a_refused_message_is_taken_back(

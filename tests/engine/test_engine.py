@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -134,6 +138,15 @@ def test_describe_names_what_runs(engine: Engine) -> None:
     assert facts["weight_form"] == "f32 100 %"
 
 
+def test_describe_names_a_draft_by_its_file(tiny: Path, vendored: Path) -> None:
+    engine = Engine.load(str(tiny), dtype="float32")
+    assert engine.describe()["draft"] == "none"
+    path = vendored / "draft" / "d1-a.Q8_0.dflash.gguf"
+    engine.config = replace(engine.config, draft=str(path))
+    engine.drafter.name = "dflash"
+    assert engine.describe()["draft"] == "dflash:d1-a.Q8_0.dflash.gguf"
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -206,25 +219,83 @@ def test_a_draft_of_another_target_is_refused(tiny: Path, vendored: Path) -> Non
     assert "128" in str(caught.value)
 
 
-def test_damaged_files_never_crash(tiny: Path, tmp_path: Path) -> None:
-    """Cut at 20 places, and 60 files with damaged bytes in header and tensor table: a result or one sentence."""
-    whole = tiny.read_bytes()
-    draw = random.Random(5)
-    path = tmp_path / "damaged.gguf"
+def test_truncated_files_never_crash(tiny: Path, tmp_path: Path) -> None:
+    whole, path, draw = tiny.read_bytes(), tmp_path / "cut.gguf", random.Random(5)
     for _ in range(20):
         path.write_bytes(whole[: draw.randrange(len(whole))])
         with pytest.raises(FileError) as caught:
             Engine.load(str(path), dtype="float32")
         assert len(str(caught.value)) < 300
-    header = whole.index(b"output_norm.weight") + 4000
-    for _ in range(60):
-        shutil.copy(tiny, path)
+
+
+def values_in(header: Path) -> list[tuple[int, int]]:
+    """Offset and size of every number in metadata, and of shapes, types and offsets in the tensor table."""
+    reader = gguf.GGUFReader(header)
+    places = []
+    for field in (*reader.fields.values(), *(tensor.field for tensor in reader.tensors)):
+        at = field.offset
+        for index, part in enumerate(field.parts):
+            # Of a list the type, the length and the first values; of a tensor all that follows its name.
+            if (index in field.data[:6] or 1 < index < 5) if field.types else index > 1:
+                places.append((at, part.itemsize))
+            at += part.nbytes
+    return places
+
+
+def damaged(old: bytes, draw: random.Random) -> bytes:
+    """Other bytes in the place of a little-endian number: near ones, round ones, huge ones and random ones."""
+    number = int.from_bytes(old, "little")
+    huge = draw.choice((0, 1, 3, 64, 4096, 1 << 20, 1 << 31, (1 << 64) - 1, draw.getrandbits(64)))
+    return (draw.choice((number - 1, number + 1, number * 2, huge)) % (1 << 8 * len(old))).to_bytes(len(old), "little")
+
+
+@pytest.fixture
+def little_memory_and_time() -> Iterator[None]:
+    """No more than 2 GiB above what the process has mapped (where that is known), and no more than a minute."""
+    resource = pytest.importorskip("resource")
+    pages = Path("/proc/self/statm")
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    if pages.exists():
+        mapped = int(pages.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + (2 << 30), limits[1]))
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("a damaged file took a minute")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.usefixtures("little_memory_and_time")
+@pytest.mark.parametrize(
+    "name", ["models/l-b.Q4_1", "models/q3-b.Q4_K_M", "models/q35-c.Q4_K_M", "draft/d1-a.Q8_0.dflash"]
+)
+def test_damaged_headers_never_crash(name: str, vendored: Path, tiny: Path, tmp_path: Path) -> None:
+    """100 damaged headers of each file: a result or one sentence, no crash, hang or giant allocation."""
+    source, path, draw = vendored / f"{name}.gguf", tmp_path / "damaged.gguf", random.Random(11)
+    shutil.copy(source, path)
+    places = values_in(source)
+    header = source.read_bytes()[: gguf.GGUFReader(source).data_offset]
+    outcomes = set()
+    for case in range(100):
+        changed = bytearray(header)
+        for _ in range(draw.choice((1, 1, 2, 8))):
+            at, size = draw.choice(places) if case % 4 else (draw.randrange(len(header) - 8), draw.choice((1, 4, 8)))
+            changed[at : at + size] = damaged(header[at : at + size], draw)
         with path.open("r+b") as file:
-            for _ in range(draw.choice((1, 1, 2, 8))):
-                file.seek(draw.randrange(header))
-                file.write(bytes([draw.randrange(256)]))
+            file.write(changed)
         try:
-            Engine.load(str(path), dtype="float32").generate([1, 2, 3], SamplingParams(2))
+            if name.startswith("draft"):
+                Engine.load(str(tiny), draft=str(path), dtype="float32")
+            else:
+                Engine.load(str(path), dtype="float32", max_context=64).generate([1, 2, 3], SamplingParams(2))
+            outcomes.add("answered")
         except DraftwoodError as error:
+            outcomes.add(type(error).__name__)
             assert len(str(error)) < 300
             assert "\n" not in str(error)
+    assert len(outcomes) > 1

@@ -55,16 +55,28 @@ def measure_form(engine: Engine, rows: tuple[int, ...], repeats: int, begin: Cal
 
 
 def table(runs: list[FormRun]) -> list[str]:
-    """Rows across, forms down; blocks + head in ms with the spread of the blocks."""
+    """Rows across, forms down; blocks + head in ms, and the widest spread of the blocks."""
     counts = list(runs[0].blocks)
-    lines = [f"{'weight form':<26}" + "".join(f"{f'{count} rows':>16}" for count in counts)]
+    names = [f"{run.facts['weight_form']} ({run.facts['dtype']})" for run in runs]
+    width = max(len(name) for name in ["weight form", *names])
+    lines = [f"{'weight form':<{width}}" + "".join(f"{_rows(count):>16}" for count in counts)]
     lines.append("-" * len(lines[0]))
-    for run in runs:
+    for name, run in zip(names, runs, strict=True):
         cells = "".join(f"{f'{run.blocks[n].middle:.1f} + {run.head[n].middle:.1f}':>16}" for n in counts)
-        lines.append(f"{run.facts['weight_form'] + ' (' + run.facts['dtype'] + ')':<26}{cells}")
+        lines.append(f"{name:<{width}}{cells}")
     worst = max(run.blocks[n].spread_percent for run in runs for n in counts)
-    lines.append(f"ms a pass, blocks + head, median; widest spread {worst:.0f} % of a median")
+    lines.append("milliseconds a pass, median: all layers + the head that scores the vocabulary")
+    lines.append(f"widest spread of the layers' times: {worst:.0f} % of their median")
     return lines
+
+
+def conditions(runs: list[FormRun], commit: str, repeats: int) -> list[str]:
+    """The lines that make the numbers below them mean something."""
+    facts = runs[0].facts
+    return [
+        f"target {facts['target']} ({facts['architecture']}), {CONTEXT} tokens of context, KV {facts['kv']}",
+        f"device {facts['device']}, {facts['threads']} threads, draftwood {commit}, {repeats} timed passes each",
+    ]
 
 
 def as_json(runs: list[FormRun], commit: str, repeats: int) -> dict[str, Any]:
@@ -86,6 +98,10 @@ def as_json(runs: list[FormRun], commit: str, repeats: int) -> dict[str, Any]:
             for run in runs
         ],
     }
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def _now(device: str) -> float:

@@ -59,6 +59,10 @@ class Drafter(ABC):
     def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
         """Candidates after the pending token (int64 [], decided but in no cache yet), at most `shape.budget`."""
 
+    def facts(self) -> dict[str, str]:
+        """What `doctor` prints about it: short names and their values."""
+        return {}
+
     @property
     def nbytes(self) -> int:
         """Bytes of weights and caches of its own."""
