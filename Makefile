@@ -62,7 +62,7 @@ test-all: setup  ## every case of every test that needs no GPU
 # These import nothing but torch (with the jinja2 it brings), triton, numpy, gguf, safetensors, tokenizers and pytest.
 GPU_TESTS := tests/kernels tests/cache tests/models tests/decode tests/engine/test_dflash_end_to_end.py
 
-test-gpu:  ## model, draft and exactness tests on this machine's GPU, with plain $(PYTHON) and no .venv
+test-gpu:  ## model, draft and exactness tests on this machine's GPU, with plain python3 (or PYTHON=...) and no .venv
 	$(PYTHON) -m pytest -q -m "gpu and not slow" $(GPU_TESTS)
 
 check: setup  ## ruff (lint and format) and mypy --strict

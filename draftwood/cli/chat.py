@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,8 +93,12 @@ def _answer(engine: Engine, messages: list[Message], params: SamplingParams, met
     """Stream one answer to stdout and return its text; Ctrl-C ends it early and keeps what was said."""
     text = ""
     ids = encode_messages(engine, messages)
-    with suppress(KeyboardInterrupt), reading(len(ids)) as progress:
-        for event in engine.stream(ids, params, method=method, budget=budget, progress=progress):
+    with (
+        suppress(KeyboardInterrupt),
+        reading(len(ids)) as progress,
+        closing(engine.stream(ids, params, method=method, budget=budget, progress=progress)) as events,
+    ):
+        for event in events:
             text += event.text
             sys.stdout.write(event.text)
             sys.stdout.flush()

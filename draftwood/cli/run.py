@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,17 +121,19 @@ def run(
     result = None
     try:
         with reading(len(ids)) as progress:
-            for event in engine.stream(
+            events = engine.stream(
                 ids,
                 params,
                 method=method.value,
                 budget=budget,
                 chain_seed=chain_seed.value,
                 progress=progress,
-            ):
-                sys.stdout.write(event.text)
-                sys.stdout.flush()
-                result = event.result
+            )
+            with closing(events):  # an interrupted one still says how far it came
+                for event in events:
+                    sys.stdout.write(event.text)
+                    sys.stdout.flush()
+                    result = event.result
     except KeyboardInterrupt:
         print(flush=True)
         _print_statistics(engine)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from draftwood.batch import ForwardInput
 from draftwood.cache.sequence import Sequence as SequenceState
+from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.params import SamplingParams
@@ -143,8 +144,8 @@ class Engine:
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "dtype": self.config.dtype,
             "weight_form": ", ".join(f"{form} {100 * share:.0f} %" for form, share in forms),
-            "kv": "/".join(dict.fromkeys(kind.name for kind in self.kv)),
-            "draft_kv": self.config.draft_kv,
+            "kv": _kv_name(self.kv),
+            "draft_kv": _kv_name(pick_kv(self.config.draft_kv, self.device)),
             "max_context": self.config.max_context,
             "threads": torch.get_num_threads(),
         }
@@ -294,3 +295,8 @@ class Plan:
     choose: Callable[[], Arm]
     learn: Callable[[Arm, int, int, int], None]
     reason: Callable[[], str]
+
+
+def _kv_name(kinds: tuple[KVSpec, KVSpec]) -> str:
+    """One name, or both as in "q8_0/f16" where K and V differ."""
+    return "/".join(dict.fromkeys(kind.name for kind in kinds))

@@ -118,10 +118,10 @@ def map_file(path: Path) -> mmap.mmap:
 def shown(path: Path) -> str:
     """The path for a message, shortened from the left so that a sentence stays short."""
     text = str(path)
-    return text if len(text) <= 100 else "..." + text[-97:]
+    return text if len(text) <= 72 else "..." + text[-69:]
 
 
 def quoted(name: Any) -> str:
-    """A name out of a file for a message: one line, printable, at most 60 characters and its quotes."""
+    """A name out of a file for a message: one line, printable, at most 48 characters and its quotes."""
     text = str(name)
-    return ascii(text if len(text) <= 60 else text[:57] + "...")[:80]
+    return ascii(text if len(text) <= 48 else text[:45] + "...")[:64]
