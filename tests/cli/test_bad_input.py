@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gguf
@@ -172,21 +172,41 @@ def test_ids_go_through_a_link_and_into_a_pipe(tmp_path: Path, tiny: str) -> Non
     os.close(reader)
 
 
-def start(*arguments: str, code: str = "", **options: object) -> subprocess.Popen[str]:
-    """`draftwood ARGUMENTS` in a process of its own, after the statements in `code`."""
-    program = f"import sys\n{code}\nfrom draftwood.cli.main import run\nrun()"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,  # type: ignore[call-overload]
-    )
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """`start(*arguments, code="")`: draftwood in a process of its own, after the statements in `code`.
+
+    A shell that runs the tests in the background hands SIGINT down as ignored, so the child takes it up again. What
+    a failed test leaves running is killed.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str, code: str = "", **options: object) -> subprocess.Popen[str]:
+        listen = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+        program = f"{listen}\n{code}\nfrom draftwood.cli.main import run\nrun()"
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,  # type: ignore[call-overload]
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.parametrize("flags", [["--method", "ar"], ["--draft", "lookup"]])
-def test_ctrl_c_prints_the_partial_statistics(flags: list[str], tmp_path: Path, tiny: str) -> None:
+def test_ctrl_c_prints_the_partial_statistics(flags: list[str], tmp_path: Path, tiny: str, start: Start) -> None:
     out_ids = tmp_path / "ids"
     common = ["-p", "hi", "-n", "100000", "--max-ctx", "200000", "--out-ids", str(out_ids)]
     process = start("run", tiny, *common, *flags)
@@ -201,7 +221,7 @@ def test_ctrl_c_prints_the_partial_statistics(flags: list[str], tmp_path: Path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_reader_that_leaves_and_a_full_disk(tiny: str) -> None:
+def test_a_reader_that_leaves_and_a_full_disk(tiny: str, start: Start) -> None:
     process = start("run", tiny, "-p", "hi", "-n", "20000", "--max-ctx", "30000", "--method", "ar")
     assert process.stdout is not None and process.stderr is not None and process.stdout.read(3)
     process.stdout.close()
@@ -237,14 +257,14 @@ def test_other_failures_are_not_hidden(tiny: str, monkeypatch: pytest.MonkeyPatc
         main(["run", tiny, "-p", "x"])
 
 
-def test_characters_that_the_terminal_lacks(tiny: str) -> None:
+def test_characters_that_the_terminal_lacks(tiny: str, start: Start) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     process = start("run", tiny, "-p", "\u00fc\u4e16", "-n", "200", env=environment)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0 and "Traceback" not in err
 
 
-def test_interrupted_download(tmp_path: Path) -> None:
+def test_interrupted_download(tmp_path: Path, start: Start) -> None:
     """Ctrl-C during `pull`: exit 130, pip gone, nothing kept; the next try starts cleanly and says what is wrong."""
     cache, running = tmp_path / "cache", tmp_path / "running"
     pip = tmp_path / "python"

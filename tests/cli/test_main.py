@@ -135,10 +135,12 @@ def test_exit_codes_of_the_process(target: str) -> None:
 
 
 def test_interrupt_prints_partial_statistics(target: str) -> None:
+    # A shell that runs the tests in the background hands SIGINT down as ignored.
+    listen = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [
         sys.executable,
-        "-m",
-        "tests.cli.fakes",
+        "-c",
+        f"{listen}; runpy.run_module('tests.cli.fakes', run_name='__main__')",
         "run",
         target,
         "-p",

@@ -57,7 +57,10 @@ class Drafter(ABC):
 
     @abstractmethod
     def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
-        """Candidates after the pending token (int64 [], decided but in no cache yet), at most `shape.budget`."""
+        """At most `shape.budget` candidates after the pending token, none for ROOT_ONLY.
+
+        pending: int64 [], decided but in no cache yet.
+        """
 
     def facts(self) -> dict[str, str]:
         """What `doctor` prints about it: short names and their values."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from draftwood.decode.drafters.base import Drafter, DrafterRequest
 from draftwood.decode.drafters.none import root_only
-from draftwood.decode.tree import MAX_NODES, DraftTree, TreeShape, merge_paths
+from draftwood.decode.tree import MAX_NODES, ROOT_ONLY, DraftTree, TreeShape, merge_paths
 
 KEY = 2
 """Tokens that must agree before a match counts; single tokens recur by chance too often."""
@@ -48,6 +48,8 @@ class LookupDrafter(Drafter):
 
     def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
         """The best continuation for a chain, several merged for a tree."""
+        if shape == ROOT_ONLY:
+            return root_only(pending)
         context = [*self._tokens[-LONGEST:], int(pending)]
         ends = self._ends.get(tuple(context[-KEY:]), [])[-OCCURRENCES:]
         matches = sorted(((self._agreement(end, context), end) for end in ends), reverse=True)
