@@ -28,15 +28,13 @@ def rotate(x: Tensor, turn: Tensor, pairing: str) -> Tensor:
     """Rotate the first 2 * turn.shape[-1] dims of every head.
 
     x: float32 [N, H, D]. turn: complex64 [N, width/2], from `rotation`. Returns float32 [N, H, D].
-    The products are separate multiplications and additions, so no fused form can change a bit.
     """
     width = 2 * turn.shape[-1]
     head, rest = x[..., :width], x[..., width:]
-    cos, sin = turn.real.unsqueeze(1), turn.imag.unsqueeze(1)
+    turn = turn.unsqueeze(1)
     if pairing == "adjacent":
-        a, b = head[..., 0::2], head[..., 1::2]
-        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+        turned = torch.view_as_real(torch.view_as_complex(head.unflatten(-1, (-1, 2))) * turn).flatten(-2)
     else:
-        a, b = head.chunk(2, -1)
-        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+        pairs = torch.complex(*head.chunk(2, -1)) * turn
+        turned = torch.cat((pairs.real, pairs.imag), -1)
     return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
