@@ -71,6 +71,7 @@ def he(
     ] = 1,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
+    threads: options.ThreadsOption = None,
 ) -> None:
     """Time ten HumanEval prompts.
 
@@ -88,7 +89,7 @@ def he(
 
     params = SamplingParams(max_tokens=n_gen)
     prompts = load_prompts(resolve("humaneval"))
-    engine = open_engine(target, draft, cache_type_k, cache_type_v, max_ctx, device, dtype)
+    engine = open_engine(target, draft, cache_type_k, cache_type_v, max_ctx, device, dtype, threads=threads)
     methods = [Method(name) if name == "ar" else Method(name, ddtree_budget, ddtree_temp) for name in names]
     with steps(len(methods) * (1 + len(prompts) * repeats)) as begin:
         result = run_suite(engine, prompts, methods, params, repeats, begin)

@@ -44,6 +44,7 @@ def chat(
     seed: options.SeedOption = 0,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
+    threads: options.ThreadsOption = None,
 ) -> None:
     """Talk with a model in the terminal.
 
@@ -52,7 +53,7 @@ def chat(
     from draftwood.decode.params import SamplingParams
 
     params = SamplingParams(max_tokens=max_tokens, temperature=temp, seed=seed)
-    engine = open_engine(target, draft, cache_type_k, cache_type_v, max_ctx, device, dtype)
+    engine = open_engine(target, draft, cache_type_k, cache_type_v, max_ctx, device, dtype, threads=threads)
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     encode_messages(engine, [*opening, {"role": "user", "content": ""}])  # no template: say so before the first line
     facts = engine.describe()

@@ -121,6 +121,17 @@ DtypeOption = Annotated[
     Dtype,
     typer.Option("--dtype", help="Arithmetic of the target; auto is the fastest here.", rich_help_panel=MACHINE),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        "-t",
+        callback=within("--threads", 1, 1024),
+        metavar="N",
+        help="CPU threads, all cores if left out; take fewer while other programs are busy.",
+        rich_help_panel=MACHINE,
+    ),
+]
 MethodOption = Annotated[
     MethodName,
     typer.Option(

@@ -91,6 +91,7 @@ def run(
     ] = None,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
+    threads: options.ThreadsOption = None,
 ) -> None:
     """Continue a text, or answer a question.
 
@@ -114,6 +115,7 @@ def run(
         max_ctx,
         device,
         dtype,
+        threads=threads,
         draft_causal=draft_causal,
         draft_block=draft_block,
     )

@@ -14,6 +14,7 @@ DEVICES = ("auto", "cpu", "cuda")
 CAUSAL = ("file", "none", "sliding", "all")
 TAP_SHIFTS = ("auto", "0", "1")
 
+MAX_THREADS = 1024
 DEFAULT_TREE_BUDGET = 22
 DEFAULT_CHAIN_BUDGET = 15
 
@@ -33,7 +34,8 @@ class EngineConfig:
     draft_kv: the same for the draft's own cache. max_context: tokens of prompt and answer together. device: "auto",
     "cpu" or "cuda" (ROCm devices are "cuda" to torch). dtype: "auto", "float32" (oracle form) or "bfloat16".
     draft_causal: in-block causality, "file" obeys the draft (DESIGN section 8). draft_block: rows of a draft block.
-    tap_shift: what to subtract from the draft's target layer numbers.
+    tap_shift: what to subtract from the draft's target layer numbers. threads: CPU threads of this process, None for
+    torch's own choice (all cores).
     """
 
     target: str
@@ -46,6 +48,7 @@ class EngineConfig:
     draft_causal: str = "file"
     draft_block: int | None = None
     tap_shift: str = "auto"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if (
@@ -56,6 +59,8 @@ class EngineConfig:
             raise UsageError(
                 f"max_context is {self.max_context!r}; it must be a whole number of tokens from 2 to {1 << 24}."
             )
+        if self.threads is not None and (not isinstance(self.threads, int) or not 1 <= self.threads <= MAX_THREADS):
+            raise UsageError(f"threads is {self.threads!r}; it must be a whole number from 1 to {MAX_THREADS}.")
         one_of("dtype", self.dtype, DTYPES)
         one_of("device", self.device, DEVICES)
         one_of("draft_causal", self.draft_causal, CAUSAL)

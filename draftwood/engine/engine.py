@@ -66,6 +66,8 @@ class Engine:
             unknown = sorted(set(options) - set(known))
             raise UsageError(f"unknown option {', '.join(unknown)[:60]}; the options are {', '.join(known)}.") from None
         device = pick_device(config.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         loaded = load_target(config, device)
         return cls(config, loaded, load_drafter(config, loaded.model, device), device)
 

@@ -156,6 +156,7 @@ def test_describe_names_a_draft_by_its_file(tiny: Path, vendored: Path) -> None:
         ({"device": "tpu"}, "cuda"),
         ({"max_context": 0}, "max_context"),
         ({"max_context": "many"}, "max_context"),
+        ({"threads": 0}, "threads"),
         ({"speed": 9}, "speed"),
         ({"draft_causal": "maybe"}, "sliding"),
         ({"draft": "lookup", "draft_block": 8}, "draft_block"),
