@@ -68,3 +68,19 @@ def assemble(spec: ModelSpec, weights: Weights, block: Callable[[int], Block]) -
         Linear(weights.projection([(head, spec.vocab)], spec.hidden)),
         frequencies(spec.rope_width, spec.rope_base, divisors).to(weights.device),
     )
+
+
+def transformer(spec: ModelSpec, weights: Weights, qk_norm: bool) -> Model:
+    """A model of full attention layers only, with the tensor names of llama.cpp."""
+
+    def block(i: int) -> Block:
+        at = f"blk.{i}"
+        return Block(
+            weights.dense(f"{at}.attn_norm.weight", (spec.hidden,)),
+            attention(spec, weights, at, qk_norm),
+            weights.dense(f"{at}.ffn_norm.weight", (spec.hidden,)),
+            mlp(spec, weights, at),
+            attention_state(spec, weights.device),
+        )
+
+    return assemble(spec, weights, block)

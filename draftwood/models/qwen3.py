@@ -9,7 +9,7 @@ from draftwood.models.spec import ModelSpec, transformer_spec
 
 if TYPE_CHECKING:
     from draftwood.layers.weights import Weights
-    from draftwood.models.base import Block, Model
+    from draftwood.models.base import Model
 
 
 def read_spec(source: GGUFFile) -> ModelSpec:
@@ -19,17 +19,6 @@ def read_spec(source: GGUFFile) -> ModelSpec:
 
 def build(spec: ModelSpec, weights: Weights) -> Model:
     """The model on the weights' device."""
-    from draftwood.models.assembly import assemble, attention, attention_state, mlp
-    from draftwood.models.base import Block
+    from draftwood.models.assembly import transformer
 
-    def block(i: int) -> Block:
-        at = f"blk.{i}"
-        return Block(
-            weights.dense(f"{at}.attn_norm.weight", (spec.hidden,)),
-            attention(spec, weights, at, qk_norm=True),
-            weights.dense(f"{at}.ffn_norm.weight", (spec.hidden,)),
-            mlp(spec, weights, at),
-            attention_state(spec, weights.device),
-        )
-
-    return assemble(spec, weights, block)
+    return transformer(spec, weights, qk_norm=True)
