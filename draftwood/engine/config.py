@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from draftwood.cache.registry import kv_pair
 from draftwood.decode.tree import ROOT_ONLY, TreeShape, check_budget
 from draftwood.errors import UsageError
+from draftwood.models.draft_spec import CAUSAL, TAP_SHIFTS
 
 DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
-CAUSAL = ("file", "none", "sliding", "all")
-TAP_SHIFTS = ("auto", "0", "1")
 
 MAX_THREADS = 1024
 DEFAULT_TREE_BUDGET = 22
