@@ -24,7 +24,7 @@ from gguf.gguf_reader import READER_SUPPORTED_VERSIONS
 
 from draftwood.errors import FileError, FormatError
 from draftwood.formats.ggml import BLOCK_TYPES, block_type_of_code
-from draftwood.formats.source import TensorInfo, UnsupportedTensorInfo, map_file, quoted, shown
+from draftwood.formats.source import TensorInfo, UnsupportedTensorInfo, map_file, quoted, shown, whole_numbers
 
 # Real headers end within 20 MB. The limits keep a damaged length in a file of many gigabytes from becoming an
 # allocation of many gigabytes: a list needs eight bytes for an element that takes one in the file.
@@ -140,6 +140,11 @@ class GGUFFile:
         """
         info = self.tensors[name]
         return self._bytes[name].reshape(*info.shape[:-1], info.block_type.row_bytes(info.shape[-1]))
+
+    def whole_numbers(self, name: str) -> npt.NDArray[np.int64]:
+        """The values of a tensor of whole numbers (I32 or I64); KeyError for an unknown name, FormatError for another
+        type."""
+        return whole_numbers(self.path, self.tensors[name], self._bytes[name])
 
 
 def _plain(value: Any) -> str:

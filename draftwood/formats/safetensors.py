@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from draftwood.errors import FileError, FormatError
 from draftwood.formats.ggml import BLOCK_TYPES
-from draftwood.formats.source import TensorInfo, UnsupportedTensorInfo, map_file, quoted, shown
+from draftwood.formats.source import TensorInfo, UnsupportedTensorInfo, map_file, quoted, shown, whole_numbers
 
 _CONFIG = "config.json"
 _SINGLE = "model.safetensors"
@@ -80,6 +80,11 @@ class SafetensorsDirectory:
         """
         info = self.tensors[name]
         return self._bytes[name].reshape(*info.shape[:-1], info.block_type.row_bytes(info.shape[-1]))
+
+    def whole_numbers(self, name: str) -> npt.NDArray[np.int64]:
+        """The values of a tensor of whole numbers (I32 or I64); KeyError for an unknown name, FormatError for another
+        dtype."""
+        return whole_numbers(self.path, self.tensors[name], self._bytes[name])
 
 
 def _shards(directory: Path, named: Path | None) -> dict[Path, list[str] | None]:

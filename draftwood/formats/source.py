@@ -29,6 +29,11 @@ class TensorInfo:
     block_type: BlockType
     nbytes: int
 
+    @property
+    def type_name(self) -> str:
+        """The name of what is stored, also of a type that cannot be read as weights."""
+        return self.block_type.name
+
 
 class UnsupportedTensorInfo(TensorInfo):
     """A tensor stored in a type that draftwood cannot read.
@@ -43,13 +48,17 @@ class UnsupportedTensorInfo(TensorInfo):
             ("path", path),
             ("name", name),
             ("shape", shape),
-            ("type_name", type_name),
+            ("_type_name", type_name),
             ("nbytes", nbytes),
         ):
             object.__setattr__(self, key, value)
 
     path: Path
-    type_name: str
+    _type_name: str
+
+    @property
+    def type_name(self) -> str:
+        return self._type_name
 
     @property
     def block_type(self) -> NoReturn:
@@ -60,6 +69,20 @@ class UnsupportedTensorInfo(TensorInfo):
 
     def __repr__(self) -> str:
         return f"UnsupportedTensorInfo(name={self.name!r}, shape={self.shape}, type_name={self.type_name!r})"
+
+
+_WHOLE_NUMBERS = {"I32": "<i4", "I64": "<i8"}
+
+
+def whole_numbers(path: Path, info: TensorInfo, stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """The values of a tensor of I32 or I64, int64 in its shape, from its stored bytes; FormatError for another type."""
+    kind = _WHOLE_NUMBERS.get(info.type_name)
+    if kind is None:
+        raise FormatError(
+            f"{shown(path)}: tensor {quoted(info.name)} is stored as {info.type_name}, whole numbers "
+            f"({' or '.join(_WHOLE_NUMBERS)}) were expected: convert the model again."
+        )
+    return stored.view(kind).astype(np.int64).reshape(info.shape)
 
 
 class TensorSource(Protocol):

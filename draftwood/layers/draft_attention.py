@@ -8,23 +8,45 @@ from torch import Tensor
 
 from draftwood.cache.kv import KVState
 from draftwood.kernels.attention.block import attend_block, first_visible
-from draftwood.kernels.norm import rms_norm
 from draftwood.kernels.rope import rotate
 from draftwood.layers.linear import Linear, Projection
+
+
+class ContextProjection:
+    """K and V of context rows in every layer by one product, as all layers read the same rows.
+
+    matrices: the key matrices of the L layers, then their value matrices. k_norms: one float32 [D] a layer.
+    """
+
+    def __init__(self, matrices: Projection, k_norms: list[Tensor], kv_heads: int, eps: float) -> None:
+        self._matrices, self._kv_heads, self._eps = matrices, kv_heads, eps
+        self._norms = torch.stack(k_norms).unsqueeze(1)
+
+    def __call__(self, context: Tensor, turn: Tensor, prefill: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """context float32 [n, E], which gets no input norm, turn [n, D/2] -> K and V of each layer, [n, G, D]."""
+        products = self._matrices(context, prefill)
+        layers, _, width = self._norms.shape
+        shape = len(context), layers, self._kv_heads, width
+        keys = functional.rms_norm(torch.cat(products[:layers], -1).view(shape), (width,), None, self._eps)
+        turned = rotate((keys * self._norms).flatten(1, 2), turn, "halves").view(shape)
+        return list(turned.unbind(1)), [value.unflatten(-1, shape[2:]) for value in products[layers:]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrices."""
+        return self._matrices.nbytes
 
 
 class DraftAttention:
     """Grouped-query attention of a block over the cached context and over itself (SPEC-dflash 1.3).
 
-    query: one matrix. key_value: two, apart from the query because context rows have no query. q_norm,
-    k_norm: float32 [D]. window: how far back a row sees, None for everything. causal: whether a row sees the
-    rows after it.
+    qkv: the matrices of the block's rows. q_norm, k_norm: float32 [D]. window: how far back a row sees, None for
+    everything. causal: whether a row is kept from the rows after it.
     """
 
     def __init__(
         self,
-        query: Projection,
-        key_value: Projection,
+        qkv: Projection,
         out: Linear,
         q_norm: Tensor,
         k_norm: Tensor,
@@ -34,35 +56,26 @@ class DraftAttention:
         window: int | None,
         causal: bool,
     ) -> None:
-        self.query, self.key_value, self.out, self.k_norm = query, key_value, out, k_norm
+        self.qkv, self.out = qkv, out
         self.head_dim, self.eps, self.window, self.causal = len(k_norm), eps, window, causal
         self.heads, self.kv_heads = heads, kv_heads
         self.scale = self.head_dim**-0.5
         self._norms = torch.cat((q_norm.expand(heads, -1), k_norm.expand(kv_heads, -1)))
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), -1, self.head_dim)
-
-    def append(self, context: Tensor, turn: Tensor, count: int, state: KVState, prefill: bool) -> None:
-        """Cache K and V of the first `count` rows of context float32 [n, E], which get no input norm."""
-        key, value = self.key_value(context, prefill)
-        k = rotate(rms_norm(self._heads(key[:count]), self.k_norm, self.eps), turn, "halves")
-        state.append(k, self._heads(value[:count]), count)
-
     def __call__(self, x: Tensor, turn: Tensor, mask: Tensor | None, state: KVState) -> Tensor:
-        """The block: x float32 [B, E] at the positions after the cached rows, mask of `block_mask` -> [B, E].
+        """The block: x float32 [B, E] at the positions after the cached rows, mask of `grouped_mask` -> [B, E].
 
         The block's own K and V lie behind the cached rows during the call and are never committed.
         """
-        (query,), (key, value) = self.query(x), self.key_value(x)
-        both = functional.rms_norm(self._heads(torch.cat((query, key), -1)), (self.head_dim,), None, self.eps)
+        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x))
+        both = functional.rms_norm(torch.cat((query, key), 1), (self.head_dim,), None, self.eps)
         turned = rotate(both * self._norms, turn, "halves")
         q, k = turned[:, : self.heads], turned[:, self.heads :]
-        state.stage(k, self._heads(value), in_place=True)
+        state.stage(k, value, in_place=True)
         start, stop = first_visible(state.length, self.window), state.length + len(x)
         return self.out(attend_block(q, state.keys.read(start, stop), state.values.read(start, stop), mask, self.scale))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the matrices."""
-        return self.query.nbytes + self.key_value.nbytes + self.out.nbytes
+        return self.qkv.nbytes + self.out.nbytes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from draftwood.kernels.activation import silu
@@ -9,12 +11,15 @@ from draftwood.layers.linear import Linear, Projection
 
 
 class MLP:
-    """down(silu(gate x) * (up x)); gate and up share one product."""
+    """down(silu(gate x) * (up x)); gate and up share one product.
 
-    def __init__(self, gate_up: Projection, down: Linear) -> None:
-        self.gate_up, self.down = gate_up, down
+    activation: SiLU; another implementation where the bits of a row may depend on the others.
+    """
+
+    def __init__(self, gate_up: Projection, down: Linear, activation: Callable[[Tensor], Tensor] = silu) -> None:
+        self.gate_up, self.down, self._activation = gate_up, down, activation
 
     def __call__(self, x: Tensor, prefill: bool) -> Tensor:
         """x float32 [N, E] -> [N, E]."""
         gate, up = self.gate_up(x, prefill)
-        return self.down(silu(gate) * up, prefill)
+        return self.down(self._activation(gate) * up, prefill)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from draftwood.errors import FormatError
+from draftwood.formats.ggml import BlockType
 from draftwood.formats.source import TensorInfo, TensorSource
 from draftwood.kernels.dequant import dequantise
 from draftwood.kernels.linear import LinearRequest, load_linear
@@ -16,11 +17,29 @@ from draftwood.layers.embedding import Embedding
 from draftwood.layers.linear import Linear, Projection
 
 
-class Weights:
-    """The tensors of a file, on their way to a device ("cpu" or "cuda") in a dtype ("auto", "float32", "bfloat16")."""
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A matrix as its file has it: raw uint8 [N, row bytes], a view of the mapped file, and the optional factor of
+    its products (SPEC-qwen35 3.2)."""
 
-    def __init__(self, source: TensorSource, device: str, dtype: str) -> None:
-        self.source, self.device, self.dtype = source, device, dtype
+    raw: Tensor
+    block_type: BlockType
+    in_features: int
+    scale: float | None
+
+    def rows(self, ids: Tensor) -> StoredMatrix:
+        """Some of its rows, in the order of ids int64 [n]: exact, as a row is a number of whole blocks."""
+        return StoredMatrix(self.raw[ids.cpu()], self.block_type, self.in_features, self.scale)
+
+
+class Weights:
+    """The tensors of a file, on their way to a device ("cpu" or "cuda") in a dtype ("auto", "float32", "bfloat16").
+
+    exact: see `LinearRequest`.
+    """
+
+    def __init__(self, source: TensorSource, device: str, dtype: str, exact: bool = True) -> None:
+        self.source, self.device, self.dtype, self.exact = source, device, dtype, exact
         self.forms: dict[str, int] = {}
 
     def has(self, name: str) -> bool:
@@ -60,16 +79,24 @@ class Weights:
 
         Neighbours of one block type become one matrix, so that one product serves them.
         """
-        infos = [(name, out, self.info(f"{name}.weight", (out, in_features))) for name, out in matrices]
+        return self.load([self.stored(name, out, in_features) for name, out in matrices])
+
+    def stored(self, name: str, out_features: int, in_features: int) -> StoredMatrix:
+        """One matrix as the file has it; `name` without its `.weight`."""
+        info = self.info(f"{name}.weight", (out_features, in_features))
+        return StoredMatrix(self.raw(info.name), info.block_type, in_features, self._scale(name))
+
+    def load(self, matrices: list[StoredMatrix]) -> Projection:
+        """Matrices with the same input, put on the device."""
         parts = []
-        for _, members in groupby(infos, key=lambda item: item[2].block_type.name):
+        for block_type, members in groupby(matrices, key=lambda matrix: matrix.block_type):
             run = list(members)
-            raw = torch.from_numpy(np.concatenate([self.source.raw(info.name) for _, _, info in run])).to(self.device)
-            request = LinearRequest(run[0][2].block_type, len(raw), in_features, self.device, self.dtype)
-            weight = load_linear(raw, request)
+            raw = torch.cat([matrix.raw for matrix in run]).to(self.device)
+            size = len(raw), run[0].in_features
+            weight = load_linear(raw, LinearRequest(block_type, *size, self.device, self.dtype, self.exact))
             self.forms[weight.form] = self.forms.get(weight.form, 0) + raw.nbytes
-            parts.append((weight, [out for _, out, _ in run]))
-        return Projection(parts, [self._scale(name) for name, _ in matrices])
+            parts.append((weight, [len(matrix.raw) for matrix in run]))
+        return Projection(parts, [matrix.scale for matrix in matrices])
 
     def embedding(self, name: str, rows: int, width: int) -> Embedding:
         """A token table [rows, width], kept in its GGUF bytes."""

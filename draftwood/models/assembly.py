@@ -59,13 +59,14 @@ def assemble(spec: ModelSpec, weights: Weights, block: Callable[[int], Block]) -
     divisors = (
         weights.dense("rope_freqs.weight", (spec.rope_width // 2,)).cpu() if weights.has("rope_freqs.weight") else None
     )
-    head = "output" if weights.has("output.weight") else "token_embd"
+    head = weights.stored("output" if weights.has("output.weight") else "token_embd", spec.vocab, spec.hidden)
     return Model(
         spec,
         weights.embedding("token_embd.weight", spec.vocab, spec.hidden),
         [block(i) for i in range(spec.layers)],
         weights.dense("output_norm.weight", (spec.hidden,)),
-        Linear(weights.projection([(head, spec.vocab)], spec.hidden)),
+        Linear(weights.load([head])),
+        head,
         frequencies(spec.rope_width, spec.rope_base, divisors).to(weights.device),
     )
 

@@ -21,6 +21,7 @@ from draftwood.layers.embedding import Embedding
 from draftwood.layers.linear import Linear
 from draftwood.layers.mlp import MLP
 from draftwood.layers.step import DecodeStep, PrefillStep
+from draftwood.layers.weights import StoredMatrix
 from draftwood.models.spec import ModelSpec
 
 StateMaker = Callable[[tuple[KVSpec, KVSpec], int], LayerState]
@@ -42,7 +43,10 @@ class Block:
 
 
 class Model:
-    """A target. It never learns who drafts, and its arithmetic in a decode pass is per row (DESIGN law 1)."""
+    """A target. It never learns who drafts, and its arithmetic in a decode pass is per row (DESIGN law 1).
+
+    stored_head: the head as the file has it, for whoever needs a few of its rows.
+    """
 
     def __init__(
         self,
@@ -51,10 +55,11 @@ class Model:
         blocks: list[Block],
         output_norm: Tensor,
         head: Linear,
+        stored_head: StoredMatrix,
         rates: Tensor,
     ) -> None:
         self.spec, self.embedding, self.blocks = spec, embedding, blocks
-        self.output_norm, self.head = output_norm, head
+        self.output_norm, self.head, self.stored_head = output_norm, head, stored_head
         self.rates = rates
         self.device = str(output_norm.device.type)
 

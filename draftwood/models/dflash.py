@@ -16,10 +16,10 @@ from draftwood.batch import GRANULE, MAX_ROWS
 from draftwood.cache.kv import KVState
 from draftwood.cache.spec import KVSpec
 from draftwood.errors import DraftMismatchError
-from draftwood.kernels.attention.block import block_mask
+from draftwood.kernels.attention.block import block_mask, grouped_mask
 from draftwood.kernels.norm import rms_norm
 from draftwood.kernels.rope import frequencies, rotation
-from draftwood.layers.draft_attention import DraftAttention
+from draftwood.layers.draft_attention import ContextProjection, DraftAttention
 from draftwood.layers.linear import Linear
 from draftwood.layers.mlp import MLP
 from draftwood.layers.weights import Weights
@@ -76,9 +76,11 @@ class DraftContext:
 class DraftModel:
     """The draft's weights. A wrong proposal only costs time, so a row's bits may depend on the other rows.
 
-    fuse, fuse_norm: the matrix over the tapped features and the norm after it. embed: token ids int64 [n] ->
-    float32 [n, E]. head: hidden float32 [n, E] -> logits float32 [n, V]. Both are the target's unless the
-    file has its own. own_bytes: bytes of an own token table and head.
+    fuse, fuse_norm: the matrix over the tapped features and the norm after it. context: K and V of all layers from
+    its rows. embed: token ids int64 [n] ->
+    float32 [n, E], the target's unless the file has its own. head: hidden float32 [n, E] -> logits, the target's
+    too unless the file has its own or names the tokens that are worth a row. head_ids: int64 [N], the target's token
+    of each of the head's rows, None where they are all of its tokens. own_bytes: bytes of an own token table and head.
     """
 
     def __init__(
@@ -86,15 +88,17 @@ class DraftModel:
         spec: DraftSpec,
         fuse: Linear,
         fuse_norm: Tensor,
+        context: ContextProjection,
         layers: Sequence[DraftLayer],
         output_norm: Tensor,
         embed: Function,
         head: Function,
+        head_ids: Tensor | None,
         own_bytes: int,
     ) -> None:
         self.spec, self.layers = spec, tuple(layers)
-        self.fuse, self.fuse_norm, self.output_norm = fuse, fuse_norm, output_norm
-        self.embed, self.head = embed, head
+        self.fuse, self.fuse_norm, self.context, self.output_norm = fuse, fuse_norm, context, output_norm
+        self.embed, self.head, self.head_ids = embed, head, head_ids
         self.device = str(output_norm.device.type)
         if spec.rope_base is None:
             raise ValueError("the rotary base of a draft is settled by `dflash.fit` first")
@@ -124,11 +128,11 @@ class DraftModel:
         prefill = count > MAX_ROWS
         if prefill:
             features = functional.pad(features, (0, 0, 0, -count % GRANULE))
-        rows = self.context_rows(features, prefill)
         start = context.length
-        turn = rotation(torch.arange(start, start + count, device=self.device), self.rates)
-        for layer, state in zip(self.layers, context.states, strict=True):
-            layer.attention.append(rows, turn, count, state, prefill)
+        turn = rotation(torch.arange(start, start + len(features), device=self.device), self.rates)
+        layers = self.context(self.context_rows(features, prefill), turn, prefill)
+        for keys, values, state in zip(*layers, context.states, strict=True):
+            state.append(keys[:count], values[:count], count)
 
     @torch.inference_mode()
     def block(self, pending: Tensor, rows: int, context: DraftContext) -> Tensor:
@@ -140,7 +144,7 @@ class DraftModel:
         committed, eps = context.length, self.spec.eps
         turn = rotation(torch.arange(committed, committed + rows, device=self.device), self.rates)
         masks = {
-            kind: block_mask(rows, committed, *kind, self.device)
+            kind: grouped_mask(block_mask(rows, committed, *kind, self.device), self.spec.heads, self.spec.kv_heads)
             for kind in set(zip(self.spec.windows, self.spec.causal, strict=True))
         }
         first = self.embed(pending.reshape(1)) * self.spec.embedding_scale
@@ -153,36 +157,47 @@ class DraftModel:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden float32 [n, E] of a block -> float32 [n, V] over the target's vocabulary."""
+        """hidden float32 [n, E] of a block -> float32 [n, N] over the head's rows, whose tokens `token_ids` knows."""
         logits = self.head(hidden)
         if self.spec.logit_scale != 1.0:
             logits = logits * self.spec.logit_scale
         cap = self.spec.logit_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
+    def token_ids(self, columns: Tensor) -> Tensor:
+        """The target's token ids of columns of the logits, int64 of any shape."""
+        return columns if self.head_ids is None else self.head_ids[columns]
+
     @property
     def nbytes(self) -> int:
         """Bytes of the draft's own matrices."""
-        return self.fuse.nbytes + sum(layer.nbytes for layer in self.layers) + self._own_bytes
+        layers = sum(layer.nbytes for layer in self.layers)
+        return self.fuse.nbytes + self.context.nbytes + layers + self._own_bytes
 
 
 def build(spec: DraftSpec, weights: Weights, target: Model) -> DraftModel:
     """The draft on the weights' device, `weights` reading a `DraftTensors`.
 
-    Token table and head are the target's unless the file has its own, of the target's vocabulary. Errors: see
-    `fit`; a FormatError for a missing tensor or one of another shape.
+    Token table and head are the target's unless the file has its own, of the target's vocabulary. Of a draft with a
+    shortlist the head has those rows only: the target's, or its own. Errors: see `fit`; a FormatError for a missing
+    tensor or one of another shape.
     """
     spec = fit(spec, target.spec)
     hidden, query_width, width = spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
 
+    k_norms = [weights.dense(f"blk.{i}.attn_k_norm.weight", (spec.head_dim,)) for i in range(spec.layers)]
+    # The block's rows read K and V matrices too, together with the query's: these are in memory twice.
+    context = weights.projection([(f"blk.{i}.attn_{kind}", width) for kind in "kv" for i in range(spec.layers)], hidden)
+
     def layer(i: int) -> DraftLayer:
         at = f"blk.{i}"
         attention = DraftAttention(
-            weights.projection([(f"{at}.attn_q", query_width)], hidden),
-            weights.projection([(f"{at}.attn_k", width), (f"{at}.attn_v", width)], hidden),
+            weights.projection(
+                [(f"{at}.attn_q", query_width), (f"{at}.attn_k", width), (f"{at}.attn_v", width)], hidden
+            ),
             weights.linear(f"{at}.attn_output", hidden, query_width),
             weights.dense(f"{at}.attn_q_norm.weight", (spec.head_dim,)),
-            weights.dense(f"{at}.attn_k_norm.weight", (spec.head_dim,)),
+            k_norms[i],
             spec.heads,
             spec.kv_heads,
             spec.eps,
@@ -192,32 +207,40 @@ def build(spec: DraftSpec, weights: Weights, target: Model) -> DraftModel:
         mlp = MLP(
             weights.projection([(f"{at}.ffn_gate", spec.ffn), (f"{at}.ffn_up", spec.ffn)], hidden),
             weights.linear(f"{at}.ffn_down", hidden, spec.ffn),
+            functional.silu,
         )
         norms = (weights.dense(f"{at}.{name}.weight", (hidden,)) for name in ("attn_norm", "ffn_norm"))
         return DraftLayer(next(norms), attention, next(norms), mlp)
 
-    for name in ("token_embd.weight", "output.weight"):
-        if weights.has(name) and weights.info(name).shape[0] != target.spec.vocab:
+    vocab, own_bytes = target.spec.vocab, 0
+    head_ids = None if spec.shortlist is None else torch.tensor(spec.shortlist, device=weights.device)
+    for name in ("token_embd.weight", "output.weight")[: 2 if head_ids is None else 1]:
+        if weights.has(name) and weights.info(name).shape[0] != vocab:
             raise DraftMismatchError(
                 f"{spec.source}: this draft's {name} has {weights.info(name).shape[0]} rows, the target a "
-                f"vocabulary of {target.spec.vocab} tokens; use the draft made for it."
+                f"vocabulary of {vocab} tokens; use the draft made for it."
             )
-    vocab, own_bytes = target.spec.vocab, 0
-    embed: Callable[[Tensor], Tensor] = target.embedding
-    head: Callable[[Tensor], Tensor] = target.logits
+    embed: Function = target.embedding
+    head: Function = target.logits
     if weights.has("token_embd.weight"):
         table = weights.embedding("token_embd.weight", vocab, hidden)
         embed, own_bytes = table, own_bytes + table.nbytes
+    matrix = None
     if weights.has("output.weight"):
-        matrix = weights.linear("output", vocab, hidden)
+        matrix = weights.linear("output", vocab if head_ids is None else len(head_ids), hidden)
+    elif head_ids is not None:
+        matrix = Linear(weights.load([target.stored_head.rows(head_ids)]))
+    if matrix is not None:
         head, own_bytes = matrix, own_bytes + matrix.nbytes
     return DraftModel(
         spec,
         weights.linear("fc", hidden, len(spec.taps) * hidden),
         weights.dense("enc.output_norm.weight", (hidden,)),
+        ContextProjection(context, k_norms, spec.kv_heads, spec.eps),
         [layer(i) for i in range(spec.layers)],
         weights.dense("output_norm.weight", (hidden,)),
         embed,
         head,
+        head_ids,
         own_bytes,
     )

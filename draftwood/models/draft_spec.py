@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from draftwood.batch import MAX_ROWS
 from draftwood.errors import DraftMismatchError, FormatError, UnsupportedModelError, UsageError
 from draftwood.formats.gguf import GGUFFile
 from draftwood.formats.source import TensorSource, quoted
-from draftwood.models.draft_tensors import DraftSource, DraftTensors, file_name
+from draftwood.models.draft_tensors import VOCABULARY, DraftSource, DraftTensors, file_name
 from draftwood.models.spec import ModelSpec
 
 LEGACY = ("dflash-draft", "qwen35-dflash-draft")
@@ -38,7 +39,8 @@ class DraftSpec:
     layers, from 0, whose output residual is a feature, in order. windows, causal: per layer, how far back a
     row sees (None: everything) and whether it is kept from the rows of the block after it. block_sizes:
     further block lengths that the draft was trained for. vocab, target_layers: what the file says of its
-    target, 0 where it does not. notes: decisions that a user may want to know of.
+    target, 0 where it does not (`fit` sets vocab). shortlist: the target's token ids that it proposes from,
+    ascending, None for all of them. notes: decisions that a user may want to know of.
     """
 
     source: str
@@ -63,6 +65,7 @@ class DraftSpec:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_cap: float | None = None
+    shortlist: tuple[int, ...] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
 
@@ -70,10 +73,11 @@ class _Facts:
     """Values of a draft's metadata by any of their spellings: `integer("block_count", "num_hidden_layers")`.
 
     places: prefixes in the order in which they are searched, the first of them for every spelling first.
+    offsets: whether a row of `d2t` counts from its own number, as published drafts have it, and not from 0.
     """
 
-    def __init__(self, source: TensorSource, metadata: Mapping[str, Any], places: Sequence[str]) -> None:
-        self.name, self.metadata, self._places = file_name(source), metadata, places
+    def __init__(self, source: TensorSource, metadata: Mapping[str, Any], places: Sequence[str], offsets: bool) -> None:
+        self.name, self.metadata, self._places, self.offsets = file_name(source), metadata, places, offsets
 
     def find(self, *names: str) -> Any:
         """The first value that is there and not null, or None."""
@@ -127,7 +131,7 @@ def _facts(source: DraftSource) -> tuple[str, _Facts]:
                 f"{file_name(source)}: {quoted(name)} is not a DFlash draft that draftwood runs; "
                 f"it runs the architectures dflash, {', '.join(LEGACY)}."
             )
-        return name, _Facts(source, source.metadata, (f"{name}.", f"{name}.dflash.", "dflash."))
+        return name, _Facts(source, source.metadata, (f"{name}.", f"{name}.dflash.", "dflash."), offsets=False)
     config = source.config
     nested = {f"{key}.{k}": v for key, value in config.items() if isinstance(value, dict) for k, v in value.items()}
     if not any(key.startswith("dflash_config.") for key in nested):
@@ -136,7 +140,8 @@ def _facts(source: DraftSource) -> tuple[str, _Facts]:
             "give one made for the target."
         )
     classes = config.get("architectures") or ["DFlashDraftModel"]
-    return str(classes[0]), _Facts(source, config | nested, ("dflash_config.", "", "rope_parameters."))
+    places = ("dflash_config.", "", "rope_parameters.")
+    return str(classes[0]), _Facts(source, config | nested, places, offsets=True)
 
 
 def read_spec(source: DraftSource, causal: str = "file", tap_shift: str = "auto") -> DraftSpec:
@@ -205,6 +210,7 @@ def read_spec(source: DraftSource, causal: str = "file", tap_shift: str = "auto"
         embedding_scale=facts.real("embedding_scale", "input_embedding_scale") or 1.0,
         logit_scale=facts.real("logit_scale", "output_multiplier") or 1.0,
         logit_cap=facts.real("final_logit_softcapping"),
+        shortlist=_shortlist(source, facts),
         notes=tuple(notes),
     )
 
@@ -289,6 +295,23 @@ def _windows(
     return tuple(pattern), tuple(window or None if slides else None for slides in pattern)
 
 
+def _shortlist(source: DraftSource, facts: _Facts) -> tuple[int, ...] | None:
+    """The token ids of the draft's head, of our own key or of the published form (SPEC-draft-formats 1.2)."""
+    ids = facts.integers("shortlist")
+    if VOCABULARY in source.tensors:
+        stored = source.whole_numbers(VOCABULARY).reshape(-1).tolist()
+        ids = tuple(row + value if facts.offsets else value for row, value in enumerate(stored))
+    if ids is None:
+        return None
+    vocab = len(facts.metadata.get("tokenizer.ggml.tokens", ())) or 1 << 31
+    if not ids or ids[0] < 0 or ids[-1] >= vocab or any(a >= b for a, b in pairwise(ids)):
+        raise facts.fail(
+            f"the {len(ids)} token ids that it proposes from are not in ascending order, all different and "
+            f"from 0 to {vocab - 1}"
+        )
+    return ids
+
+
 def _causality(facts: _Facts, causal: str, sliding: tuple[bool, ...], notes: list[str]) -> tuple[bool, ...]:
     """Per layer, whether a row is kept from the block's rows after it, by the rules of DESIGN section 8."""
     if causal == "none" or causal == "all":
@@ -309,7 +332,7 @@ def _causality(facts: _Facts, causal: str, sliding: tuple[bool, ...], notes: lis
 
 
 def fit(spec: DraftSpec, target: ModelSpec) -> DraftSpec:
-    """The draft on this target, its rotary base settled; a DraftMismatchError where they do not fit."""
+    """The draft on this target, its rotary base and vocabulary settled; a DraftMismatchError where they do not fit."""
     needed = max(spec.taps) + 1
     if (
         spec.hidden != target.hidden
@@ -333,6 +356,11 @@ def fit(spec: DraftSpec, target: ModelSpec) -> DraftSpec:
             f"{spec.source}: this draft's mask token is {spec.mask_token}, the target has a vocabulary of "
             f"{target.vocab} tokens; use the draft made for it."
         )
+    if spec.shortlist is not None and spec.shortlist[-1] >= target.vocab:
+        raise DraftMismatchError(
+            f"{spec.source}: this draft proposes token {spec.shortlist[-1]}, the target has a vocabulary of "
+            f"{target.vocab} tokens; use the draft made for it."
+        )
     notes = list(spec.notes)
     if spec.vocab not in (0, target.vocab):
         notes.append(f"the draft's file counts {spec.vocab} tokens, the target has {target.vocab}")
@@ -343,4 +371,4 @@ def fit(spec: DraftSpec, target: ModelSpec) -> DraftSpec:
     elif spec.architecture == "qwen35-dflash-draft" and base == _CONVERTER_BASE and base != target.rope_base:
         base = target.rope_base
         notes.append(f"the file's rotary base, {_CONVERTER_BASE:g}, is its converter's; the target's is used, {base:g}")
-    return dataclasses.replace(spec, rope_base=base, notes=tuple(notes))
+    return dataclasses.replace(spec, rope_base=base, vocab=target.vocab, notes=tuple(notes))

@@ -69,11 +69,16 @@ _LAYER = {
     "ffn_down": "ffn_down",
     "mlp.down_proj": "ffn_down",
 }
+VOCABULARY = "d2t"
+"""The tensor of whole numbers that says which target token a row of a draft's own, smaller head stands for."""
+
+_NO_WEIGHTS = (VOCABULARY, "t2d")
+"""Tensors beside the weights; `t2d`, a mask over the target's tokens, says the same as `d2t` once more."""
+
 _FLAVOURS = (
     (re.compile(r"selector|conv"), "a DFlash 2 draft (with convolutions or a candidate selector)"),
     (re.compile(r"markov|dspark|confidence|conf_proj"), "a DSpark draft (with a Markov or confidence head)"),
     (re.compile(r"domino"), "a Domino draft (with a correction head)"),
-    (re.compile(r"\b(d2t|t2d)\b"), "a draft with a reduced vocabulary"),
 )
 
 
@@ -97,6 +102,8 @@ class DraftTensors:
         self._source = source
         self._spelled: dict[str, str] = {}
         for name in source.tensors:
+            if name in _NO_WEIGHTS:
+                continue
             current = _current(name)
             if current is None:
                 raise _unsupported(source, name)

@@ -43,6 +43,7 @@ def test_facts_of_a_dflash_draft(vendored: Path) -> None:
         "reads target layers": "1, 3, 5 (counted from 0)",
         "block": "16 rows; the file also has 8",
         "mask token": "510",
+        "proposes from": "512 of 512 tokens",
         "sees back": "32 tokens (layers 0-1), all (layer 2)",
         "causal in the block": "yes (layers 0-1), no (layer 2)",
         "note 1": "a decision",

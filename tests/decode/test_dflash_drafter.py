@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from draftwood.decode.drafters import dflash
 from draftwood.decode.drafters.base import DrafterRequest
 from draftwood.decode.drafters.dflash import DFlashDrafter, block_rows, open_drafter
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
 from draftwood.errors import UsageError
+from draftwood.formats.gguf import GGUFFile
 from draftwood.models.draft_spec import read_spec
 from draftwood.models.draft_tensors import open_source
 from tests.conftest import VENDORED
-from tests.models.test_dflash import VENDORED_DRAFT, target_on
+from tests.models.test_dflash import VENDORED_DRAFT, edited, target_on
 
 DRAFT = VENDORED / "draft" / VENDORED_DRAFT
 CHAIN = TreeShape("chain", 15)
@@ -132,6 +134,22 @@ def test_a_causal_block_is_only_as_long_as_the_budget_asks(
     )
     assert drafter.propose(token(3, device), TreeShape("chain", 4)).to_host().tokens == whole[:5]
     assert rows == [5]
+
+
+def test_only_tokens_of_the_shortlist_are_proposed(
+    arrays: dict[str, npt.NDArray[Any]], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert opened(device).facts()["proposes from"] == "512 of 512 tokens"
+    ids = list(range(1, 512, 2))
+    source = edited(cast(GGUFFile, open_source(DRAFT)), dflash__shortlist=ids)
+    monkeypatch.setattr(dflash, "open_source", lambda path: source)
+    drafter = opened(device)
+    observe(drafter, arrays["features"][:40])
+    best = torch.from_numpy(arrays["q8_logits_40"][1:, 1::2]).argmax(-1) * 2 + 1
+    assert drafter.propose(token(arrays["anchor"][2], device), CHAIN).to_host().tokens[1:] == best.tolist()
+    tree = drafter.propose(token(arrays["anchor"][2], device), TreeShape("best_first", 40)).to_host()
+    assert set(tree.tokens[1:]) <= set(ids) and len(tree.tokens) == 41
+    assert drafter.facts()["proposes from"] == "256 of 512 tokens"
 
 
 def test_block_lengths(device: str) -> None:

@@ -130,6 +130,20 @@ def test_unsupported_types_matter_only_when_used(tmp_path: Path, build: Build) -
             file.raw(name)
 
 
+def test_whole_numbers(tmp_path: Path, build: Build) -> None:
+    values = [[3, -1, 7], [0, 5, 9]]
+    for code, kind in ((26, "<i4"), (27, "<i8")):
+        data = np.array(values, kind).tobytes()
+        path = tmp_path / f"{code}.gguf"
+        path.write_bytes(build(tensors=[("ids", (3, 2), code, 0), ("w", (2,), 0, 64)], data=data.ljust(72, b"\0")))
+        source = GGUFFile.open(path)
+        assert source.whole_numbers("ids").dtype == np.int64 and source.whole_numbers("ids").tolist() == values
+        with pytest.raises(FormatError, match=r"'w' is stored as F32.*I32 or I64"):
+            source.whole_numbers("w")
+        with pytest.raises(UnsupportedModelError, match=f"stored as I{8 * int(kind[-1])}"):
+            source.raw("ids")
+
+
 def test_files_that_are_no_gguf(tmp_path: Path, build: Build) -> None:
     refused(tmp_path / "absent.gguf", FileError, "does not exist")
     refused(tmp_path, FormatError, "is a directory")

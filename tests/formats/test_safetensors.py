@@ -85,6 +85,14 @@ def test_other_dtypes_matter_only_when_used(single: Path) -> None:
         source.raw("steps")
 
 
+def test_whole_numbers(single: Path) -> None:
+    source = SafetensorsDirectory.open(single)
+    found = source.whole_numbers("steps")
+    assert found.dtype == np.int64 and found.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(FormatError, match=r"'norm' is stored as BF16.*I32 or I64"):
+        source.whole_numbers("norm")
+
+
 def test_missing_files(single: Path) -> None:
     refused(single / "absent", FileError, "absent does not exist")
     (single / "config.json").rename(single / "other.json")

@@ -61,6 +61,15 @@ def test_a_scale_multiplies_its_own_matrix_only(name: str) -> None:
     assert torch.allclose(v, X @ torch.from_numpy(V).T, atol=1e-4)
 
 
+def test_rows_of_a_stored_matrix_are_those_of_the_whole() -> None:
+    arrays = {"q.weight": Q, "q.scale": np.array([0.5], np.float32)}
+    for half in ((), ("q.weight",)):
+        weights = Weights(MemorySource(arrays, half), "cpu", "float32")
+        ids = torch.tensor([3, 7, 63, 8])
+        (found,) = weights.load([weights.stored("q", 64, 32).rows(ids)])(X)
+        assert torch.allclose(found, X @ torch.from_numpy(Q).T[:, ids] * 0.5, atol=1e-5)
+
+
 def test_embedding_rows() -> None:
     embedding = Weights(MemorySource({"t.weight": Q}), "cpu", "float32").embedding("t.weight", 64, 32)
     assert torch.equal(embedding(torch.tensor([3, 0, 3])), torch.from_numpy(Q)[[3, 0, 3]])

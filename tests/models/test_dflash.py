@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -28,8 +28,8 @@ from draftwood.errors import (
 from draftwood.formats.ggml import BLOCK_TYPES
 from draftwood.formats.gguf import GGUFFile
 from draftwood.formats.safetensors import SafetensorsDirectory
-from draftwood.formats.source import TensorInfo
-from draftwood.layers.weights import Weights
+from draftwood.formats.source import TensorInfo, UnsupportedTensorInfo
+from draftwood.layers.weights import StoredMatrix, Weights
 from draftwood.models import dflash
 from draftwood.models.base import Model
 from draftwood.models.dflash import DraftContext, DraftModel
@@ -50,6 +50,7 @@ class StandInTarget:
         stored = np.load(VENDORED / "draft" / "t-a.npz")
         self.spec, self.device = TARGET_SPEC, device
         self.table, self.matrix = (torch.from_numpy(stored[key]).to(device) for key in ("embed", "head"))
+        self.stored_head = StoredMatrix(torch.from_numpy(stored["head"].view(np.uint8)), BLOCK_TYPES["F32"], 128, None)
 
     def embedding(self, tokens: Tensor) -> Tensor:
         return self.table[tokens]
@@ -446,6 +447,80 @@ def test_a_draft_s_own_table_and_head_are_used(source: GGUFFile, device: str) ->
     assert difference(logits, 0.5 * arrays["q8_logits_5"]) < TOLERANCE
 
 
+# ------------------------------------------------------------------------------------------------- shortlists
+
+SHORT = tuple(range(5, 512, 3))
+
+
+def with_whole_numbers(source: DraftSource, values: Sequence[int], name: str = "d2t") -> DraftSource:
+    """The file or directory with one more tensor, of int64."""
+    changed = copy.copy(source)
+    stored = np.array(values, np.int64)
+    info = UnsupportedTensorInfo(source.path, name, stored.shape, "I64", stored.nbytes)
+    changed.tensors = {**source.tensors, name: info}
+    changed._bytes = {**source._bytes, name: np.frombuffer(bytearray(stored.tobytes()), np.uint8)}
+    return changed
+
+
+def with_own_head(source: DraftSource, ids: Sequence[int]) -> DraftSource:
+    """The draft with the target's head rows `ids` as its own."""
+    changed = copy.copy(source)
+    rows = np.load(VENDORED / "draft" / "t-a.npz")["head"][list(ids)]
+    name = "output.weight" if isinstance(source, GGUFFile) else "lm_head.weight"
+    changed.tensors = {**source.tensors, name: facts(name, *rows.shape)}
+    changed._bytes = {**source._bytes, name: np.frombuffer(bytearray(rows.tobytes()), np.uint8)}
+    return changed
+
+
+def proposes_from_the_shortlist(draft: DraftSource, whole: DraftModel, device: str) -> None:
+    """Its logits are columns of the target's head."""
+    model = build(draft, device)
+    assert model.spec.shortlist == SHORT and model.spec.vocab == 512
+    hidden = torch.randn(15, 128, generator=torch.Generator().manual_seed(0)).to(device)
+    assert torch.allclose(model.logits(hidden), whole.logits(hidden)[:, list(SHORT)], atol=1e-4)
+    columns = torch.tensor([[0, 168], [2, 1]], device=device)
+    assert model.token_ids(columns).tolist() == [[5, 509], [11, 8]]
+    assert torch.equal(whole.token_ids(columns), columns)
+    assert model.nbytes == whole.nbytes + len(SHORT) * 128 * 4
+
+
+@pytest.mark.parametrize("form", ["own key", "d2t", "d2t and its own head"])
+def test_a_shortlist_in_a_file(source: GGUFFile, form: str, device: str) -> None:
+    draft = {
+        "own key": edited(source, dflash__shortlist=list(SHORT)),
+        "d2t": with_whole_numbers(source, SHORT),
+        "d2t and its own head": with_own_head(with_whole_numbers(source, SHORT), SHORT),
+    }[form]
+    proposes_from_the_shortlist(draft, build(source, device), device)
+
+
+def test_a_shortlist_in_a_directory(oracle: Path, device: str) -> None:
+    published = open_source(oracle / "draft" / "d1-a")
+    offsets = [token - row for row, token in enumerate(SHORT)]
+    draft = with_whole_numbers(with_whole_numbers(published, offsets), [1] * 512, "t2d")
+    proposes_from_the_shortlist(with_own_head(draft, SHORT), build(published, device), device)
+
+
+@pytest.mark.parametrize("ids", [[], [3, 2], [1, 1, 2], [-1, 4], [0, 512]], ids=str)
+def test_shortlists_that_make_no_sense(source: GGUFFile, ids: list[int]) -> None:
+    if not ids or ids[0] >= 0:
+        refused(FormatError, lambda: read_spec(edited(source, dflash__shortlist=ids)), "ascending")
+    refused(FormatError, lambda: read_spec(with_whole_numbers(source, ids)), "ascending", "0 to 511")
+
+
+def test_a_shortlist_beyond_the_target_s_tokens(source: GGUFFile) -> None:
+    unlabelled = edited(source, dflash__shortlist=[0, 600], tokenizer__ggml__tokens=None)
+    refused(DraftMismatchError, lambda: fit(read_spec(unlabelled), TARGET_SPEC), "token 600", "512")
+
+
+def test_an_own_head_has_a_row_for_each_token_of_the_shortlist(source: GGUFFile) -> None:
+    wrong = with_own_head(with_whole_numbers(source, SHORT), SHORT[1:])
+    refused(FormatError, lambda: build(wrong, "cpu"), "output.weight", "(169, 128)")
+    numbers = edited(source, {"d2t": facts("d2t", 4)})
+    numbers._bytes = {**source._bytes, "d2t": np.zeros(16, np.uint8)}
+    refused(FormatError, lambda: read_spec(numbers), "d2t", "F32", "I64")
+
+
 # --------------------------------------------------------------------------------------------------- refusals
 
 
@@ -491,7 +566,6 @@ def test_other_kinds_of_drafts_are_refused(source: GGUFFile) -> None:
     refused(kind, with_tensor("dflash.dspark.markov.w1"), "DSpark")
     refused(kind, with_tensor("conf_proj.bias"), "DSpark")
     refused(kind, with_tensor("dflash.domino.gru"), "Domino")
-    refused(kind, with_tensor("d2t"), "reduced vocabulary")
     refused(kind, with_tensor("blk.0.attn_sinks.weight"), "attn_sinks")
     refused(kind, with_tensor("blk.0.attn_q.bias"), "attn_q.bias")
     refused(kind, lambda: read_spec(of_architecture(source, "gemma4-dflash-draft")), "gemma4-dflash-draft")

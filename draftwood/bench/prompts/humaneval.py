@@ -82,6 +82,13 @@ def load_prompts(path: Path) -> list[Prompt]:
         ) from error
 
 
+def all_texts(path: Path) -> list[str]:
+    """Every problem of the file with its solution, for those who must stay clear of them (a draft's training)."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        problems = [json.loads(line) for line in lines]
+    return [problem["prompt"] + problem["canonical_solution"] for problem in problems]
+
+
 def prompts_sha256(prompts: Sequence[Prompt]) -> str:
     """SHA-256, in hex, over the UTF-8 of all texts joined without anything between them."""
     return hashlib.sha256("".join(prompt.text for prompt in prompts).encode()).hexdigest()

@@ -62,7 +62,8 @@ class DFlashDrafter(Drafter):
         hidden = self.model.block(pending, rows, self.context)[1:]
         logits = self.model.logits(hidden) / max(shape.temperature, COLDEST)
         width = min(shape.candidates, logits.shape[-1]) if shape.branching else 1
-        best, tokens = logits.topk(width)
+        best, columns = logits.topk(width)
+        tokens = self.model.token_ids(columns)
         return build_tree(pending, tokens, best - logits.logsumexp(-1, keepdim=True), shape)
 
     def facts(self) -> dict[str, str]:
@@ -76,6 +77,7 @@ class DFlashDrafter(Drafter):
             "block": f"{self.block_size} rows"
             + (f"; the file also has {', '.join(map(str, others))}" if others else ""),
             "mask token": str(spec.mask_token),
+            "proposes from": f"{len(spec.shortlist) if spec.shortlist else spec.vocab} of {spec.vocab} tokens",
             "sees back": by_layer(["all" if window is None else f"{window} tokens" for window in spec.windows]),
             "causal in the block": by_layer(["yes" if causal else "no" for causal in spec.causal]),
         }
@@ -127,7 +129,7 @@ def open_drafter(request: DrafterRequest) -> DFlashDrafter:
     source = open_source(request.path)
     spec = fit(read_spec(source, request.causal, request.tap_shift), request.target.spec)
     rows = block_rows(spec, request.block)
-    weights = Weights(DraftTensors(source), request.target.device, request.dtype)
+    weights = Weights(DraftTensors(source), request.target.device, request.dtype, exact=False)
     model = build(spec, weights, request.target)
     capacity = request.max_context + -request.max_context % GRANULE
     return DFlashDrafter(model, model.new_context(kv_pair(request.kv), capacity), rows)

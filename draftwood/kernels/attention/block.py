@@ -34,18 +34,22 @@ def block_mask(rows: int, committed: int, window: int | None, causal: bool, devi
     return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)
 
 
+def grouped_mask(mask: Tensor | None, heads: int, groups: int) -> Tensor | None:
+    """A mask [B, L] as `attend_block` takes it, [H/G * B, L]: once for each of the heads that share keys."""
+    return None if mask is None else mask.repeat(heads // groups, 1)
+
+
 def attend_block(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """All rows of a block at once.
 
-    query: float32 [B, H, D], H a multiple of G. keys, values: float32 [G, L, D]. mask: float32 [B, L] or
-    None. Returns float32 [B, H * D].
+    query: float32 [B, H, D], H a multiple of G. keys, values: float32 [G, L, D]. mask: of `grouped_mask`. Returns
+    float32 [B, H * D].
     """
-    rows, heads, width = query.shape
+    rows, _, width = query.shape
     groups = keys.shape[0]
     # The heads that share keys become further rows of one product, so the keys are read once.
     grouped = query.view(rows, groups, -1, width).permute(1, 2, 0, 3).reshape(1, groups, -1, width)
-    added = None if mask is None else mask.repeat(heads // groups, 1)
     out = functional.scaled_dot_product_attention(
-        grouped, keys.unsqueeze(0), values.unsqueeze(0), attn_mask=added, scale=scale
+        grouped, keys.unsqueeze(0), values.unsqueeze(0), attn_mask=mask, scale=scale
     )
     return out.view(groups, -1, rows, width).permute(2, 0, 1, 3).reshape(rows, -1)

@@ -2,7 +2,7 @@
 
 `load_linear(raw, request)` picks the first form of `FORMS` that can run: each says why not. On a CPU with
 dtype "auto" that is the one that is fastest at ONE row, since plain decoding is what speculation is measured against,
-and the same form then serves every row count.
+and the same form then serves every row count. A draft need not be exact and may get another form.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from draftwood.kernels._select import select
 from draftwood.kernels.linear.base import LinearForm, LinearRequest, LinearWeight
 from draftwood.kernels.linear.floats import BFLOAT16, FLOAT32
 from draftwood.kernels.linear.int4_cpu import INT4_CPU
+from draftwood.kernels.linear.int8_cpu import INT8_CPU
 
-FORMS: tuple[LinearForm, ...] = (INT4_CPU, BFLOAT16, FLOAT32)
+FORMS: tuple[LinearForm, ...] = (INT8_CPU, INT4_CPU, BFLOAT16, FLOAT32)
 
 __all__ = ["FORMS", "LinearForm", "LinearRequest", "LinearWeight", "load_linear"]
 

@@ -19,13 +19,18 @@ from draftwood.formats.ggml import BlockType
 
 @dataclass(frozen=True)
 class LinearRequest:
-    """A matrix to be loaded: its GGUF block type, sizes, the device ("cpu", "cuda") and the user's `dtype`."""
+    """A matrix to be loaded: its GGUF block type, sizes, the device ("cpu", "cuda") and the user's `dtype`.
+
+    exact: whether the matrix must be as the file has it and a row's bits must not depend on the other rows (DESIGN
+    law 1); a draft, whose mistakes cost time only, asks for neither.
+    """
 
     block_type: BlockType
     out_features: int
     in_features: int
     device: str
     dtype: str
+    exact: bool = True
 
 
 class LinearWeight(ABC):

@@ -1,0 +1,160 @@
+"""A draft as a GGUF file of architecture `dflash`, with the names of llama.cpp (SPEC-draft-formats 1.1, 1.2)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType
+from gguf.quants import quantize
+
+from draftwood.formats.gguf import GGUFFile
+
+FILE_TYPES = {
+    "F32": LlamaFileType.ALL_F32,
+    "F16": LlamaFileType.MOSTLY_F16,
+    "BF16": LlamaFileType.MOSTLY_BF16,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+}
+"""Block types that matrices can be written in; norms are always float32."""
+
+
+@dataclass(frozen=True)
+class DraftFacts:
+    """What a draft's file says of it.
+
+    taps: target layers from 0 whose outputs are its features, in order. windows: per layer, how far back a row sees,
+    None for everything; one length for all that have one. causal: whether a row is kept from the rows of the block
+    after it, in every layer. shortlist: ascending target token ids that the draft proposes from, None for all;
+    an engine that does not know the key uses the target's whole head.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    rope_base: float
+    context_length: int
+    block_size: int
+    mask_token: int
+    taps: tuple[int, ...]
+    windows: tuple[int | None, ...]
+    causal: bool
+    shortlist: tuple[int, ...] | None = None
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor of the file, rows first."""
+        hidden, query, width = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        layer = {
+            "attn_norm": (hidden,),
+            "attn_q": (query, hidden),
+            "attn_k": (width, hidden),
+            "attn_v": (width, hidden),
+            "attn_output": (hidden, query),
+            "attn_q_norm": (self.head_dim,),
+            "attn_k_norm": (self.head_dim,),
+            "ffn_norm": (hidden,),
+            "ffn_gate": (self.ffn, hidden),
+            "ffn_up": (self.ffn, hidden),
+            "ffn_down": (hidden, self.ffn),
+        }
+        return {
+            "fc.weight": (hidden, len(self.taps) * hidden),
+            "enc.output_norm.weight": (hidden,),
+            "output_norm.weight": (hidden,),
+        } | {f"blk.{i}.{name}.weight": shape for i in range(self.layers) for name, shape in layer.items()}
+
+
+def write_gguf(
+    path: str | Path,
+    tensors: Mapping[str, npt.NDArray[np.float32]],
+    facts: DraftFacts,
+    target: GGUFFile,
+    matrix_type: str = "Q8_0",
+) -> None:
+    """Write a draft, whole or not at all.
+
+    tensors: float32, by the names of `DraftFacts.shapes`. target: its tokenizer is copied, since files of this
+    architecture carry it. matrix_type: a key of `FILE_TYPES`. ValueError where tensors and facts do not agree.
+    """
+    expected = facts.shapes()
+    found = {name: tuple(array.shape) for name, array in tensors.items()}
+    if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
+        name = wrong[0]
+        raise ValueError(f"tensor {name!r} has shape {found.get(name)}, {expected.get(name)} was expected")
+    with _part_of(Path(path)) as part:
+        writer = GGUFWriter(part, "dflash")
+        try:
+            writer.add_name(facts.name)
+            writer.add_file_type(FILE_TYPES[matrix_type])
+            writer.add_quantization_version(2)
+            for key, value in _keys(facts, target).items():
+                writer.add_key_value(key, value, *_value_type(value))
+            for name in expected:
+                array = np.ascontiguousarray(tensors[name], np.float32)
+                kind = GGMLQuantizationType[matrix_type if array.ndim > 1 else "F32"]
+                writer.add_tensor(name, quantize(array, kind), raw_dtype=kind)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
+
+
+def _keys(facts: DraftFacts, target: GGUFFile) -> dict[str, Any]:
+    """The metadata, without what the writer has methods for."""
+    own = {
+        "block_count": facts.layers,
+        "context_length": facts.context_length,
+        "embedding_length": facts.hidden,
+        "feed_forward_length": facts.ffn,
+        "attention.head_count": facts.heads,
+        "attention.head_count_kv": facts.kv_heads,
+        "attention.key_length": facts.head_dim,
+        "attention.value_length": facts.head_dim,
+        "attention.layer_norm_rms_epsilon": facts.eps,
+        "attention.causal": facts.causal,
+        "rope.freq_base": facts.rope_base,
+        "rope.dimension_count": facts.head_dim,
+        "block_size": facts.block_size,
+        "target_layers": [tap + 1 for tap in facts.taps],
+    }
+    lengths = {window for window in facts.windows if window is not None}
+    if lengths:
+        (own["attention.sliding_window"],) = lengths
+        own["attention.sliding_window_pattern"] = [window is not None for window in facts.windows]
+    if facts.shortlist is not None:
+        own["shortlist"] = list(facts.shortlist)
+    tokenizer = {key: value for key, value in target.metadata.items() if key.startswith("tokenizer.")}
+    own = {f"dflash.{key}": value for key, value in own.items()}
+    return own | tokenizer | {"tokenizer.ggml.mask_token_id": facts.mask_token}
+
+
+def _value_type(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:
+    """How llama.cpp expects a value to be stored: whole numbers unsigned when alone and signed in lists."""
+    if isinstance(value, list):
+        return GGUFValueType.ARRAY, GGUFValueType.get_type(value[0])
+    kind = GGUFValueType.get_type(value)
+    return GGUFValueType.UINT32 if kind is GGUFValueType.INT32 else kind, None
+
+
+@contextmanager
+def _part_of(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to; renamed to it in the end, gone if anything went wrong."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
