@@ -41,8 +41,9 @@ def commit() -> str:
 
 def conditions(facts: Mapping[str, Any], commit_name: str, prompts_sha256: str, n_gen: int, repeats: int) -> list[str]:
     """The lines that make the numbers below them mean something. `facts` is `Engine.describe()`."""
+    form = f" ({facts['draft_form']})" if facts.get("draft_form") else ""
     return [
-        f"target {facts['target']} ({facts['architecture']}), draft {facts['draft'] or 'none'}",
+        f"target {facts['target']} ({facts['architecture']}), draft {facts['draft'] or 'none'}{form}",
         f"device {facts['device']}, {facts['threads']} threads, dtype {facts['dtype']}, "
         f"weights {facts['weight_form']}, KV {facts['kv']}, context {facts['max_context']}",
         f"draftwood {commit_name}, prompts {prompts_sha256[:16]}, greedy, at most {n_gen} tokens a prompt, "
@@ -129,8 +130,9 @@ def legend(runs: Sequence[MethodRun]) -> list[str]:
         "ar": "plain decoding: one token a pass, no guesses",
         "chain": "up to {} guesses in one line are checked in a pass",
         "tree": "up to {} guesses that may branch are checked in a pass",
+        "auto": "whichever promises most before each pass; at the end {}",
     }
-    lines = [f"{label(run):<9} {meanings[run.method].format(run.budget)}" for run in runs if run.method in meanings]
+    lines = [f"{label(run):<9} {meanings[run.method].format(run.budget or run.reason)}" for run in runs]
     return [
         *lines,
         f"{'AL':<9} tokens decided in a pass on average; plain decoding decides one",

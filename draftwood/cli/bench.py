@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from draftwood.cli import options
-from draftwood.cli.loading import open_engine
+from draftwood.cli.loading import draft_for, open_engine
 from draftwood.cli.terminal import output, plain, steps
 from draftwood.errors import UsageError
 
@@ -28,7 +28,7 @@ def bench(context: typer.Context) -> None:
 @app.command()
 def he(
     target: options.TargetOption = "demo",
-    draft: options.DraftOption = "lookup",
+    draft: options.DefaultDraftOption = None,
     n_gen: Annotated[
         int,
         typer.Option("--n-gen", callback=options.within("--n-gen", 1), metavar="N", help="Tokens a prompt, at most."),
@@ -89,6 +89,7 @@ def he(
 
     params = SamplingParams(max_tokens=n_gen)
     prompts = load_prompts(resolve("humaneval"))
+    draft = draft_for(target, draft)
     engine = open_engine(target, draft, cache_type_k, cache_type_v, max_ctx, device, dtype, threads=threads)
     methods = [Method(name) if name == "ar" else Method(name, ddtree_budget, ddtree_temp) for name in names]
     with steps(len(methods) * (1 + len(prompts) * repeats)) as begin:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from draftwood.cli import options
-from draftwood.cli.loading import open_engine
+from draftwood.cli.loading import draft_for, open_engine
 from draftwood.cli.run import encode_messages
 from draftwood.cli.terminal import note, reading
 from draftwood.errors import UsageError
@@ -23,7 +23,7 @@ Message = dict[str, str]
 
 def chat(
     target: options.TargetArgument = "demo",
-    draft: options.DraftOption = "lookup",
+    draft: options.DefaultDraftOption = None,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")] = None,
     max_tokens: Annotated[
         int,
@@ -53,6 +53,7 @@ def chat(
     from draftwood.decode.params import SamplingParams
 
     params = SamplingParams(max_tokens=max_tokens, temperature=temp, seed=seed)
+    draft = draft_for(target, draft)
     engine = open_engine(target, draft, cache_type_k, cache_type_v, max_ctx, device, dtype, threads=threads)
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     encode_messages(engine, [*opening, {"role": "user", "content": ""}])  # no template: say so before the first line

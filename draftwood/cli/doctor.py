@@ -125,10 +125,12 @@ def _devices() -> Iterator[str]:
 
 
 def _files() -> Iterator[str]:
-    from draftwood.engine.fetch import cached, registry
+    from draftwood.engine.fetch import DRAFTS, registry
 
-    for name in registry():
-        yield _row(name, str(cached(name) or f"not here; fetch it with `draftwood pull {name}`"))
+    for name, entry in registry().items():
+        yield _row(name, str(entry.place) if entry.is_here else f"not here; fetch it with `draftwood pull {name}`")
+    for name, entry in registry(DRAFTS).items():
+        yield _row(f"{name} draft", str(entry.place) if entry.is_here else "not here; it comes with draftwood")
 
 
 def _row(name: str, value: str) -> str:

@@ -59,6 +59,13 @@ def _kv(key_type: str | None, value_type: str | None) -> str | None:
 def _draft(draft: str) -> str:
     """The name of a drafter that needs no file, or the path of the draft."""
     from draftwood.decode.drafters.registry import named_drafter
-    from draftwood.engine.fetch import resolve
+    from draftwood.engine.fetch import DRAFTS, resolve
 
-    return draft if named_drafter(draft) is not None else str(resolve(draft))
+    return draft if named_drafter(draft) is not None else str(resolve(draft, DRAFTS))
+
+
+def draft_for(target: str, draft: str | None) -> str:
+    """The draft that was asked for, or else what drafts for the target: its own if one is shipped, or look-up."""
+    from draftwood.engine.fetch import default_draft
+
+    return default_draft(target) if draft is None else draft

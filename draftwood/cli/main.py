@@ -18,6 +18,7 @@ from draftwood.cli.demo import demo
 from draftwood.cli.doctor import doctor
 from draftwood.cli.pull import pull
 from draftwood.cli.run import run as run_prompt
+from draftwood.cli.train import train
 from draftwood.errors import DraftwoodError
 
 INTERRUPTED = 130
@@ -46,6 +47,7 @@ app.command("pull")(pull)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor)
 app.command("demo")(demo)
+app.command("train")(train)
 
 
 def _print_version(wanted: bool) -> None:

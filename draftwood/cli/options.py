@@ -74,8 +74,8 @@ DRAFTING = "How guesses are made (none of it changes the answer)"
 MACHINE = "Memory and device"
 _MODEL_HELP = "The model: a GGUF file, hf:OWNER/REPO/FILE, or 'demo', a small one that is fetched."
 _DRAFT_HELP = (
-    "What makes the guesses: a draft model made for the target (a GGUF file or a folder of safetensors), "
-    "or 'lookup', which needs no model."
+    "What makes the guesses: a draft model made for the target (a GGUF file or a folder of safetensors; 'demo' is the "
+    "one that comes with draftwood for the model of that name), or 'lookup', which needs no model."
 )
 _KV_HELP = "f32, f16, bf16 or q8_0 (smallest)"
 
@@ -83,6 +83,15 @@ TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help=_MODEL_HEL
 TargetOption = Annotated[str, typer.Option("--target", metavar="TARGET", help=_MODEL_HELP)]
 DraftOption = Annotated[
     str | None, typer.Option("--draft", metavar="DRAFT", help=_DRAFT_HELP, rich_help_panel=DRAFTING)
+]
+DefaultDraftOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="DRAFT",
+        help=f"{_DRAFT_HELP} If left out: 'demo' for the target 'demo', 'lookup' for others.",
+        rich_help_panel=DRAFTING,
+    ),
 ]
 ContextOption = Annotated[
     int,

@@ -21,8 +21,11 @@ def pull(
 
     if not names:
         for name, entry in fetch.registry().items():
-            state = "here" if fetch.cached(name) else f"{entry.download_size / 1e6:.1f} MB to fetch"
+            state = "here" if entry.is_here else f"{entry.download_size / 1e6:.1f} MB to fetch"
             print(f"{name:<12} {entry.about} ({state})")
+        for name, entry in fetch.registry(fetch.DRAFTS).items():
+            state = "part of draftwood" if entry.is_here else "missing from this installation"
+            print(f"{f'{name} draft':<12} {entry.about} ({state})")
         return
     for name in names:
         print(f"{name}: {fetch.pull(name)}", flush=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from draftwood.decode.tree import DraftTree
+from draftwood.decode.tree import MAX_NODES, DraftTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,11 @@ class Accepted:
     next_token: Tensor
 
 
-def accept(tree: DraftTree, target_tokens: Tensor) -> Accepted:
+def accept(tree: DraftTree, target_tokens: Tensor, at_most: int = MAX_NODES) -> Accepted:
     """Follow the target through the tree.
 
     target_tokens  int64 [64], the token the target draws after each node; unused slots may hold anything
+    at_most        nodes in use at most; a caller that knows it saves operations
     A node is accepted if its parent is and its token is the one the target drew after the parent.  Siblings
     have distinct tokens, so the accepted nodes are one path.  No value is read on the host.
     """
@@ -36,7 +37,7 @@ def accept(tree: DraftTree, target_tokens: Tensor) -> Accepted:
     parents = tree.parents.clamp(min=0)
     accepted = (nodes < tree.count) & ((nodes == 0) | (tree.tokens == target_tokens[parents]))
     # Each turn doubles the number of ancestors a node has asked; the root is its own parent.
-    for _ in range((capacity - 1).bit_length()):
+    for _ in range((at_most - 1).bit_length()):
         accepted = accepted & accepted[parents]
         parents = parents[parents]
 

@@ -21,13 +21,15 @@ class RoundOutcome:
     """What a round decided, read back once.
 
     emitted: the accepted candidates and then the target's own next token, at least one token.
-    accepted: candidates accepted. proposed_depth, nodes: the tree without its root.
+    accepted: candidates accepted. proposed_depth, nodes: the tree without its root. expected: how many candidates the
+    drafter expected to be accepted, 0 from one that has no probabilities.
     """
 
     emitted: list[int]
     accepted: int
     proposed_depth: int
     nodes: int
+    expected: float = 0.0
 
 
 class Decoder:
@@ -43,7 +45,7 @@ class Decoder:
         tree = self.drafter.propose(self.pending, shape)
         nodes = int(tree.count)
         target_tokens, features = self._verify(tree, nodes)
-        accepted = accept(tree, target_tokens)
+        accepted = accept(tree, target_tokens, nodes)
         return self._commit(tree, nodes, accepted, features)
 
     def _verify(self, tree: DraftTree, nodes: int) -> tuple[Tensor, Tensor | None]:
@@ -72,13 +74,13 @@ class Decoder:
     def _commit(self, tree: DraftTree, nodes: int, accepted: Accepted, features: Tensor | None) -> RoundOutcome:
         """Keep the accepted path everywhere. The one small read of the round happens here."""
         tokens = tree.tokens[accepted.path.clamp_min(0)]
-        deepest = tree.depth.max().reshape(1)
-        count, deepest_proposed, following, *path_tokens = torch.cat(
-            (accepted.count.reshape(1), deepest, accepted.next_token.reshape(1), tokens)
-        ).tolist()
+        # As float64, in which every whole number here is exact.
+        scalars = tree.expected, accepted.count, tree.depth.max(), accepted.next_token
+        expected, *read = torch.cat((*(scalar.reshape(1) for scalar in scalars), tokens)).tolist()
+        count, deepest, following, *path_tokens = map(int, read)
         path = accepted.path[:count]
         self.sequence.commit(path, tokens, count)
         self.drafter.observe(tokens[:count], None if features is None else features[path])
         self.sampler.commit(tokens[:count])
         self.pending = accepted.next_token
-        return RoundOutcome([*path_tokens[1:count], following], count - 1, deepest_proposed, nodes - 1)
+        return RoundOutcome([*path_tokens[1:count], following], count - 1, deepest, nodes - 1, expected)

@@ -6,6 +6,7 @@ never read a value on the host, so that a drafter can grow its tree inside a cap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -39,6 +40,8 @@ class DraftTree:
     parents  int64 [64]  node index of the parent; -1 for node 0; a parent's index is lower than its child's
     depth    int64 [64]  edges to node 0
     count    int64 []    nodes in use, node 0 included; the other slots hold token 0, parent -1, depth 0
+    expected float64 []  candidates that the drafter expects to be accepted: the sum of the path probabilities of its
+                         nodes; 0 from a drafter without probabilities
 
     Siblings have distinct tokens.  The first child of a node is the likeliest one.
     """
@@ -47,6 +50,7 @@ class DraftTree:
     parents: Tensor
     depth: Tensor
     count: Tensor
+    expected: Tensor
 
     @classmethod
     def empty(cls, device: torch.device | str) -> DraftTree:
@@ -56,6 +60,7 @@ class DraftTree:
             parents=torch.full((MAX_NODES,), -1, dtype=torch.int64, device=device),
             depth=torch.zeros(MAX_NODES, dtype=torch.int64, device=device),
             count=torch.zeros((), dtype=torch.int64, device=device),
+            expected=torch.zeros((), dtype=torch.float64, device=device),
         )
 
     def to_host(self) -> HostTree:
@@ -87,6 +92,8 @@ class TreeShape:
     temperature  > 0; the drafter divides its logits by it before it normalises them to the log-probabilities
                  that order the tree (below 1 deeper, above 1 bushier); it never changes the output
     chain_seed   how much of the budget the greedy chain claims first: half (at least one node), full or none
+    depth        deepest candidate, >= 1; None for as deep as drafter and budget go
+    floor        0 to 1; a node whose path is less likely than that, by the drafter's own probabilities, is left out
 
     Raises UsageError where a value is outside these limits.
     """
@@ -96,6 +103,8 @@ class TreeShape:
     candidates: int = 8
     temperature: float = 1.0
     chain_seed: ChainSeed = "half"
+    depth: int | None = None
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in BUILDERS:
@@ -111,11 +120,25 @@ class TreeShape:
         if self.chain_seed not in SEED_LENGTHS:
             known = ", ".join(SEED_LENGTHS)
             raise UsageError(f"The chain seed is {self.chain_seed!r}, but must be one of {known}; choose one.")
+        if self.depth is not None and self.depth < 1:
+            raise UsageError(f"The tree's depth is {self.depth!r}, but must be at least 1; give more.")
+        if not 0 <= self.floor <= 1:
+            raise UsageError(f"The tree's floor is {self.floor!r}, but must be a probability; give one from 0 to 1.")
 
     @property
     def branching(self) -> bool:
         """Whether a node may have several children."""
         return self.kind == "best_first"
+
+    @property
+    def deepest(self) -> int:
+        """The deepest candidate that it can have."""
+        return self.budget if self.depth is None else min(self.budget, self.depth)
+
+    @property
+    def lowest_score(self) -> float:
+        """The logarithm of `floor`; no score is below that of 0."""
+        return math.log(self.floor) if self.floor else -math.inf
 
 
 SEED_LENGTHS: dict[str, Callable[[int], int]] = {
@@ -141,13 +164,15 @@ def _narrow(tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> tuple[Tensor
 
     Then no node scores more than its parent, even where a log-probability was rounded to above 0.
     """
-    depths, width = min(tokens.shape[0], shape.budget), min(tokens.shape[1], shape.candidates)
+    depths, width = min(tokens.shape[0], shape.deepest), min(tokens.shape[1], shape.candidates)
     log_probs = torch.nan_to_num(log_probs[:depths, :width], nan=-torch.inf, neginf=-torch.inf)
     return tokens[:depths, :width], log_probs.clamp(max=0.0)
 
 
-def _assemble(pending: Tensor, tokens: Tensor, parents: Tensor, depth: Tensor, alive: Tensor) -> DraftTree:
-    """A tree of the root and `n` further nodes (int64 [n], bool [n]), the living ones first."""
+def _assemble(
+    pending: Tensor, tokens: Tensor, parents: Tensor, depth: Tensor, alive: Tensor, scores: Tensor
+) -> DraftTree:
+    """A tree of the root and `n` further nodes (int64 [n], bool [n], scores float32 [n]), the living ones first."""
     room = MAX_NODES - 1 - tokens.shape[0]
     zero = torch.zeros(1, dtype=torch.int64, device=tokens.device)
 
@@ -160,22 +185,24 @@ def _assemble(pending: Tensor, tokens: Tensor, parents: Tensor, depth: Tensor, a
         parents=column(zero - 1, parents, -1),
         depth=column(zero, depth, 0),
         count=1 + alive.sum(),
+        expected=scores.double().exp().where(alive, 0).sum(),
     )
 
 
 def _build_root_only(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> DraftTree:
     nothing = torch.zeros(0, dtype=torch.int64, device=tokens.device)
-    return _assemble(pending, nothing, nothing, nothing, nothing.bool())
+    return _assemble(pending, nothing, nothing, nothing, nothing.bool(), nothing)
 
 
 def _build_chain(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> DraftTree:
-    """The likeliest token of each depth, down to the budget or to the first impossible one."""
+    """The likeliest token of each depth, down to the budget or to the first impossible or too unlikely path."""
     tokens, log_probs = _narrow(tokens, log_probs, shape)
     if not tokens.numel():
         return _build_root_only(pending, tokens, log_probs, shape)
     depth = torch.arange(1, tokens.shape[0] + 1, device=tokens.device)
-    alive = log_probs[:, 0].cumsum(0) > -torch.inf
-    return _assemble(pending, tokens[:, 0], depth - 1, depth, alive)
+    scores = log_probs[:, 0].cumsum(0)
+    alive = (scores > -torch.inf) & (scores >= shape.lowest_score)
+    return _assemble(pending, tokens[:, 0], depth - 1, depth, alive, scores)
 
 
 def _build_best_first(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> DraftTree:
@@ -196,15 +223,17 @@ def _build_best_first(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape:
     seed = min(depths, SEED_LENGTHS[shape.chain_seed](budget))
 
     scores = torch.zeros(1, dtype=torch.float32, device=device)
-    level_priorities, level_tokens, level_parents = [], [], []
+    level_scores, level_tokens, level_parents, level_seeded = [], [], [], []
     starts = [-1, 0]
     for level in range(depths):
         candidates = (scores[:, None] + log_probs[level]).reshape(-1)
         kept = min(budget, candidates.shape[0])
         ranked, order = candidates.sort(descending=True, stable=True)
         scores, order = ranked[:kept], order[:kept]
-        seeded = torch.arange(kept, device=device) < (1 if level < seed else 0)
-        level_priorities.append(torch.where(seeded & (scores > -torch.inf), torch.inf, scores))
+        if shape.floor:
+            scores = scores.where(scores >= shape.lowest_score, -torch.inf)
+        level_scores.append(scores)
+        level_seeded.append(torch.arange(kept, device=device) < (1 if level < seed else 0))
         level_tokens.append(tokens[level, order % width])
         level_parents.append(starts[level] + order // width)
         starts.append(starts[-1] + kept)
@@ -215,7 +244,8 @@ def _build_best_first(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape:
             for level, (start, stop) in enumerate(pairwise(starts[1:]))
         ]
     )
-    priority, token, parent = torch.cat(level_priorities), torch.cat(level_tokens), torch.cat(level_parents)
+    score, token, parent = torch.cat(level_scores), torch.cat(level_tokens), torch.cat(level_parents)
+    priority = torch.where(torch.cat(level_seeded) & (score > -torch.inf), torch.inf, score)
     total = priority.shape[0]
     size = min(budget, total)
     ranked, chosen = priority.sort(descending=True, stable=True)
@@ -227,7 +257,7 @@ def _build_best_first(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape:
     node_of = torch.zeros(total + 2, dtype=torch.int64, device=device).scatter(0, chosen, index)
     chosen = chosen.clamp(max=total - 1)
     parents = node_of[parent[chosen].where(parent[chosen] >= 0, total + 1)]
-    return _assemble(pending, token[chosen], parents, depth[chosen], alive)
+    return _assemble(pending, token[chosen], parents, depth[chosen], alive, score[chosen])
 
 
 Builder = Callable[[Tensor, Tensor, Tensor, TreeShape], DraftTree]
@@ -267,7 +297,8 @@ def merge_paths(pending: Tensor, paths: Sequence[Sequence[int]], budget: int) ->
             node = child
     columns = torch.tensor([tokens, parents, depth], dtype=torch.int64, device=pending.device)
     alive = torch.ones(len(tokens), dtype=torch.bool, device=pending.device)
-    return _assemble(pending, columns[0], columns[1], columns[2], alive)
+    nowhere = torch.full((len(tokens),), -torch.inf, device=pending.device)
+    return _assemble(pending, columns[0], columns[1], columns[2], alive, nowhere)
 
 
 def ancestors(tree: DraftTree, max_depth: int) -> Tensor:

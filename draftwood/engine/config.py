@@ -29,9 +29,10 @@ class EngineConfig:
     """Everything `Engine.load` takes, checked before a file is opened.
 
     target: a GGUF file, a name of the registry ("demo") or "hf:OWNER/REPO/FILE". draft: None, "lookup", a draft file
-    or directory. kv: KV type of the target's cache, "K/V" for two; "auto" is f32 on a CPU and f16 on a GPU.
-    draft_kv: the same for the draft's own cache. max_context: tokens of prompt and answer together. device: "auto",
-    "cpu" or "cuda" (ROCm devices are "cuda" to torch). dtype: "auto", "float32" (oracle form) or "bfloat16".
+    or directory, a name of the registry's drafts ("demo", made for that target) or "hf:OWNER/REPO/FILE". kv: KV type
+    of the target's cache, "K/V" for two; "auto" is f32 on a CPU and f16 on a GPU. draft_kv: the same for the draft's
+    own cache. max_context: tokens of prompt and answer together. device: "auto", "cpu" or "cuda" (ROCm devices are
+    "cuda" to torch). dtype: "auto", "float32" (oracle form) or "bfloat16".
     draft_causal: in-block causality, "file" obeys the draft (DESIGN section 8). draft_block: rows of a draft block.
     tap_shift: what to subtract from the draft's target layer numbers. threads: CPU threads of this process, None for
     torch's own choice (all cores).

@@ -1,53 +1,65 @@
-"""What a decode pass costs on this machine, by rows: measured once, when `method="auto"` first asks."""
+"""What a decode pass and a proposal cost on this machine: measured once, when an engine is loaded with a draft."""
 
 from __future__ import annotations
 
-import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
 from draftwood.batch import ForwardInput
 from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters.base import Drafter
-from draftwood.decode.policy import Costs
-from draftwood.decode.tree import TreeShape
+from draftwood.decode.policy import Arm, Costs
 from draftwood.models.base import Model
 
-ROWS = (1, 2, 4, 8, 16, 32)
+ROWS = (1, 2, 4, 8, 16)
 REPEATS = 3
 SAMPLE_PROMPT = 64
+ACCEPTED_ROWS = 2
+"""Rows that a proposal has to read first, as after a round that accepted a candidate."""
 
 
-def _seconds(action: object, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    action()  # type: ignore[operator]
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def measure(target: Model, drafter: Drafter, kv: tuple[KVSpec, KVSpec]) -> Costs:
-    """Median seconds of a pass of 1..32 rows after a short context, and of one proposal."""
+def measure(target: Model, drafter: Drafter, kv: tuple[KVSpec, KVSpec], arms: list[Arm]) -> Costs:
+    """Least seconds of a pass of 1..16 rows after a short context, and of a proposal of each arm but the first."""
     sequence = target.new_sequence(kv, SAMPLE_PROMPT)
     tokens = torch.arange(SAMPLE_PROMPT, device=target.device) % target.spec.vocab
-    output = target.prefill(ForwardInput(tokens, tokens, wanted=drafter.wants), sequence)
-    drafter.start(tokens)
-    drafter.observe(tokens, output.features)
+    features = target.prefill(ForwardInput(tokens, tokens, wanted=drafter.wants), sequence).features
 
     def verify(rows: int) -> None:
         nodes = torch.arange(rows, device=target.device)
         inputs = ForwardInput(tokens[:rows], nodes + sequence.length, nodes - 1, wanted=drafter.wants)
         target.logits(target.decode(inputs, sequence).hidden)
 
-    def propose() -> None:
-        drafter.propose(tokens[0], TreeShape("chain", budget=max(1, min(15, drafter.max_depth))))
+    def observe(rows: slice) -> None:
+        drafter.observe(tokens[rows], None if features is None else features[rows])
 
-    verify(1)
-    propose()
-    seconds = [
-        statistics.median(_seconds(lambda n=rows: verify(n), target.device) for _ in range(REPEATS)) for rows in ROWS
-    ]
-    return Costs(ROWS, tuple(seconds), statistics.median(_seconds(propose, target.device) for _ in range(REPEATS)))
+    def propose(arm: Arm) -> None:
+        observe(slice(ACCEPTED_ROWS))
+        drafter.propose(tokens[0], arm.shape)
+
+    def settle() -> None:
+        drafter.start(tokens)
+        observe(slice(SAMPLE_PROMPT - ACCEPTED_ROWS * REPEATS))
+
+    seconds = tuple(_least(lambda n=rows: verify(n), target.device) for rows in ROWS)  # type: ignore[misc]
+    proposals = {}
+    for arm in arms[1:]:
+        settle()
+        proposals[arm.shape.kind, arm.depth] = _least(lambda arm=arm: propose(arm), target.device)  # type: ignore[misc]
+    return Costs(ROWS, seconds, proposals)
+
+
+def _least(action: Callable[[], None], device: str) -> float:
+    """The shortest of a few runs; the first one may find a library unprepared."""
+    return min(_seconds(action, device) for _ in range(REPEATS))
+
+
+def _seconds(action: Callable[[], None], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -20,8 +20,8 @@ from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.params import SamplingParams
-from draftwood.decode.policy import Arm, AutoPolicy, Costs, arms_for
-from draftwood.decode.round import Decoder
+from draftwood.decode.policy import Arm, AutoPolicy, arms_for
+from draftwood.decode.round import Decoder, RoundOutcome
 from draftwood.decode.sampling import Sampler
 from draftwood.decode.stats import Statistics, StatisticsRecorder
 from draftwood.decode.tree import TreeShape
@@ -33,8 +33,8 @@ from draftwood.errors import UsageError
 from draftwood.prefill.dense import PASS_TOKENS, read_prompt
 from draftwood.text.stream import TextStream
 
-AUTO_BUDGETS: dict[str, tuple[int, ...]] = {"chain": (1, 3, 7, 11, 15), "tree": (7, 15, 22, 31)}
-"""Budgets that `auto` considers. Rows then fill whole tiles of four and eight rows with the root."""
+AUTO_DEPTHS: dict[str, dict[int, int]] = {"chain": {1: 1, 3: 3, 7: 7, 15: 15}, "tree": {3: 7, 7: 15, 15: 31}}
+"""Depths that `auto` considers, with their budgets. A full pass then has whole tiles of four and eight rows."""
 
 
 class Engine:
@@ -69,7 +69,10 @@ class Engine:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         loaded = load_target(config, device)
-        return cls(config, loaded, load_drafter(config, loaded.model, device), device)
+        engine = cls(config, loaded, load_drafter(config, loaded.model, device), device)
+        if engine.drafter.max_depth:
+            _ = engine.policy  # measured now, so that the first request does not wait for it
+        return engine
 
     @property
     def tokenizer(self) -> Any:
@@ -143,6 +146,7 @@ class Engine:
             "draft": self.drafter.name
             if self.config.draft in (None, self.drafter.name)
             else f"{self.drafter.name}:{Path(self.config.draft).name}",
+            "draft_form": self.drafter.form,
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "dtype": self.config.dtype,
             "weight_form": ", ".join(f"{form} {100 * share:.0f} %" for form, share in forms),
@@ -153,15 +157,10 @@ class Engine:
         }
 
     @cached_property
-    def costs(self) -> Costs:
-        """Measured seconds of a pass by rows, and of a proposal; taken when `auto` first needs them."""
-        return costs.measure(self.target.model, self.drafter, self.kv)
-
-    @cached_property
     def policy(self) -> AutoPolicy:
-        """The choices of `auto`; it keeps learning over the engine's requests."""
-        depth = self.drafter.max_depth
-        return AutoPolicy(self.costs, arms_for(depth, self._shape_of, AUTO_BUDGETS))
+        """The choices of `auto`, from costs measured here; it keeps learning over the engine's requests."""
+        arms = arms_for(self.drafter.max_depth, self._shape_of, AUTO_DEPTHS)
+        return AutoPolicy(costs.measure(self.target.model, self.drafter, self.kv, arms), arms)
 
     def _shape_of(self, method: str, budget: int) -> TreeShape:
         return METHODS[method](Shaping(budget), self.drafter.block_size)
@@ -230,7 +229,7 @@ class Engine:
                 start = time.perf_counter()
                 arm = plan.choose()
                 outcome = decoder.round(arm.shape)
-                plan.learn(arm, outcome.accepted, outcome.proposed_depth, outcome.nodes)
+                plan.learn(arm, outcome, time.perf_counter() - start)
                 recorder.record_round(outcome.accepted, outcome.proposed_depth, outcome.nodes)
                 decode_seconds += time.perf_counter() - start
                 yield event(outcome.emitted)
@@ -243,7 +242,13 @@ class Engine:
         if method == "auto" and self.drafter.max_depth == 0:
             method = "ar"
         if method == "auto":
-            return Plan("auto", 0, self.drafter, self.policy.choose, self.policy.observe, self.policy.reason)
+            policy = self.policy
+            policy.begin()
+
+            def learn(arm: Arm, outcome: RoundOutcome, seconds: float) -> None:
+                policy.observe(arm, outcome.accepted, outcome.proposed_depth, outcome.nodes, outcome.expected, seconds)
+
+            return Plan("auto", 0, self.drafter, policy.choose, learn, policy.reason)
         drafter = self._plain if method == "ar" else self.drafter
         if method != "ar" and drafter.max_depth == 0:
             raise UsageError(
@@ -295,7 +300,7 @@ class Plan:
     budget: int
     drafter: Drafter
     choose: Callable[[], Arm]
-    learn: Callable[[Arm, int, int, int], None]
+    learn: Callable[[Arm, RoundOutcome, float], None]
     reason: Callable[[], str]
 
 

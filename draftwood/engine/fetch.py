@@ -1,8 +1,8 @@
 """From what the user names to a file on this machine: paths, short names of `registry.toml`, and `hf:` files.
 
-A short name's file lives in the user's cache (`$DRAFTWOOD_CACHE` moves it). It is fetched through this
-Python's package client, unpacked beside its final place, checked against the registry's size and SHA-256, and
-renamed: so a file that has its final name is whole. Fetches of one name wait for each other, and one that was
+A short name's file lives in this package, or in the user's cache (`$DRAFTWOOD_CACHE` moves it). There it is fetched
+through this Python's package client, unpacked beside its final place, checked against the registry's size and SHA-256,
+and renamed: so a file that has its final name is whole. Fetches of one name wait for each other, and one that was
 killed leaves only a folder that the next fetch removes. Torch-free.
 """
 
@@ -25,44 +25,66 @@ from pathlib import Path
 from draftwood.errors import DownloadError, FileError, UsageError
 
 HUB_PREFIX = "hf:"
+FILES, DRAFTS = "files", "drafts"
+PACKAGE = "package"
+LOOKUP = "lookup"
 _CHUNK = 1 << 20
 _SPLIT_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of `registry.toml`. Sizes in bytes: `size` unpacked, `download_size` over the network."""
+    """One file of `registry.toml`.
+
+    Sizes in bytes: `size` unpacked, `download_size` over the network. What only a fetched file has is empty for one of
+    this package.
+    """
 
     name: str
     about: str
     source: str
-    package: str
-    version: str
-    member: str
     file: str
-    size: int
-    sha256: str
-    download_size: int
+    package: str = ""
+    version: str = ""
+    member: str = ""
+    size: int = 0
+    sha256: str = ""
+    download_size: int = 0
+
+    @property
+    def place(self) -> Path:
+        """Where the file is, or will be."""
+        return (drafts_dir() if self.source == PACKAGE else cache_dir()) / self.file
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be opened, as far as its size tells."""
+        return self.place.is_file() and (not self.size or self.place.stat().st_size == self.size)
 
 
-def registry() -> dict[str, Entry]:
-    """The known short names."""
+def registry(table: str = FILES) -> dict[str, Entry]:
+    """The known short names of a table, FILES or DRAFTS."""
     text = resources.files("draftwood.engine").joinpath("registry.toml").read_text(encoding="utf-8")
     return {
         name: Entry(
             name=name,
             about=row["about"],
             source=row["from"],
-            package=row["package"],
-            version=row["version"],
-            member=row["member"],
             file=row["file"],
-            size=row["bytes"],
-            sha256=row["sha256"],
-            download_size=row["download_bytes"],
+            package=row.get("package", ""),
+            version=row.get("version", ""),
+            member=row.get("member", ""),
+            size=row.get("bytes", 0),
+            sha256=row.get("sha256", ""),
+            download_size=row.get("download_bytes", 0),
         )
-        for name, row in tomllib.loads(text).items()
+        for name, row in tomllib.loads(text)[table].items()
     }
+
+
+def drafts_dir() -> Path:
+    """Where this package keeps the drafts that it ships."""
+    return Path(str(resources.files("draftwood"))) / "drafts"
 
 
 def cache_dir() -> Path:
@@ -75,18 +97,23 @@ def cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("draftwood"))
 
 
-def cached(name: str) -> Path | None:
-    """The file of a registry name if it has been fetched, else None. Never uses the network."""
-    entry = registry()[name]
-    path = cache_dir() / entry.file
-    return path if path.is_file() and path.stat().st_size == entry.size else None
+def cached(name: str, table: str = FILES) -> Path | None:
+    """The file of a registry name if it is here, else None. Never uses the network."""
+    entry = registry(table)[name]
+    return entry.place if entry.is_here else None
 
 
-def resolve(name_or_path: str | os.PathLike[str]) -> Path:
+def default_draft(target: str) -> str:
+    """What drafts for a target if nobody says: the draft that is shipped for it, else look-up, which fits all."""
+    entry = registry(DRAFTS).get(target)
+    return entry.name if entry is not None and entry.is_here else LOOKUP
+
+
+def resolve(name_or_path: str | os.PathLike[str], table: str = FILES) -> Path:
     """The file (or folder) meant by a path, a registry name or `hf:OWNER/REPO/FILE`, fetched if need be.
 
-    Raises UsageError for a name nobody knows, FileError for a path where nothing is, and DownloadError when a
-    fetch fails.
+    table: whose short names are meant, FILES or DRAFTS. Raises UsageError for a name nobody knows, FileError for a path
+    where nothing is or a file that this package lacks, and DownloadError when a fetch fails.
     """
     text = os.fspath(name_or_path)
     if not text.strip():
@@ -101,13 +128,14 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
             f"{_short(text)} is an address, and draftwood opens files, registry names and "
             "hf:OWNER/REPO/FILE; download it first and give the file."
         )
-    known = registry()
+    known = registry(table)
     if text in known:
-        return cached(text) or _fetch_entry(known[text])
+        return known[text].place if known[text].is_here else _fetch_entry(known[text])
     if isinstance(name_or_path, os.PathLike) or "/" in text or os.sep in text or path.suffix:
         raise FileError(f"no such file: {_short(text)}; check the path.")
     raise UsageError(
-        f"{_short(text)} is neither a file nor a known name; the known names are {', '.join(known)}, "
+        f"{_short(text)} is neither a file nor a known name; the known names are "
+        f"{', '.join((*known, LOOKUP) if table == DRAFTS else known)}, "
         "and files of the Hugging Face hub are written hf:OWNER/REPO/FILE."
     )
 
@@ -116,7 +144,7 @@ def pull(name_or_path: str) -> Path:
     """Like `resolve`, and a registry file that is already here is checked again (fetched anew if bad)."""
     entry = registry().get(name_or_path)
     path = resolve(name_or_path)
-    if entry is None or path != cache_dir() / entry.file or _sha256(path) == entry.sha256:
+    if entry is None or path != entry.place or _sha256(path) == entry.sha256:
         return path
     path.unlink()
     return _fetch_entry(entry)
@@ -124,15 +152,18 @@ def pull(name_or_path: str) -> Path:
 
 def _fetch_entry(entry: Entry) -> Path:
     """Fetch a registry file into the cache and return its place."""
-    cache = cache_dir()
-    final = cache / entry.file
+    if entry.source == PACKAGE:
+        raise FileError(
+            f"this installation of draftwood lacks {entry.file}, which is part of it; install it again, or leave the "
+            f"draft out or use {LOOKUP!r}."
+        )
+    cache, final = cache_dir(), entry.place
     work = cache / f".{entry.name}.partial"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _alone(cache, entry):
-            already = cached(entry.name)
-            if already is not None:
-                return already
+            if entry.is_here:
+                return final
             shutil.rmtree(work, ignore_errors=True)  # only a killed fetch can have left it: we hold the lock
             try:
                 work.mkdir()

@@ -13,7 +13,7 @@ from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters import registry as drafters
 from draftwood.decode.drafters.base import Drafter, DrafterRequest
 from draftwood.engine.config import EngineConfig
-from draftwood.engine.fetch import resolve
+from draftwood.engine.fetch import DRAFTS, resolve
 from draftwood.errors import DeviceError, FileError, UsageError
 from draftwood.formats.gguf import GGUFFile
 from draftwood.formats.safetensors import SafetensorsDirectory
@@ -78,7 +78,7 @@ def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:
     if spec is None:
         if config.draft is None:
             raise UsageError("no draft was given; use a draft file or 'lookup'.")
-        path = resolve(config.draft)
+        path = resolve(config.draft, DRAFTS)
         spec = drafters.drafter_of_architecture(path, draft_architecture(path))
     elif config.draft_block is not None:
         raise UsageError(f"draft_block is {config.draft_block}, but {spec.name!r} has no block; leave it out.")

@@ -70,9 +70,9 @@ def test_a_narrow_terminal_gets_lines_instead_of_a_table() -> None:
 
 def test_legend_names_every_method() -> None:
     runs = [MethodRun(name, budget, ()) for name, budget in (("ar", 0), ("chain", 15), ("tree", 22))]
-    lines = report.legend(runs)
-    assert [line.split("  ")[0] for line in lines] == ["ar", "chain 15", "tree 22", "AL", "tok/s"]
-    assert "up to 22 guesses" in lines[2]
+    lines = report.legend([*runs, MethodRun("auto", 0, (), "chain to depth 3, for these reasons")])
+    assert [line.split("  ")[0] for line in lines] == ["ar", "chain 15", "tree 22", "auto", "AL", "tok/s"]
+    assert "up to 22 guesses" in lines[2] and "chain to depth 3, for these reasons" in lines[3]
 
 
 def rendered(runs: list[MethodRun]) -> str:

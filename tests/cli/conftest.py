@@ -31,8 +31,19 @@ def target(tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def shipped_draft(tmp_path: Path, cached_registry: None) -> Path:
+    """The draft of the demo model is in the package."""
+    from draftwood.engine import fetch
+
+    path = fetch.registry(fetch.DRAFTS)["demo"].place
+    path.parent.mkdir()
+    path.write_bytes(b"GGUF")
+    return path
+
+
+@pytest.fixture
 def cached_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every registry name is here already, and HumanEval has two prompts."""
+    """Every file of the registry is here already, no draft is, and HumanEval has two prompts."""
     from draftwood.engine import fetch
 
     cache = tmp_path / "cache"
@@ -41,5 +52,6 @@ def cached_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for entry in fetch.registry().values():
         with (cache / entry.file).open("wb") as file:
             file.truncate(entry.size)
+    monkeypatch.setattr(fetch, "drafts_dir", lambda: tmp_path / "drafts")
     prompts = [Prompt("first", "def first("), Prompt("second", "def second(a,")]
     monkeypatch.setattr(humaneval, "load_prompts", lambda path: prompts)

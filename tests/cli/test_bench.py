@@ -38,8 +38,16 @@ def test_json_line_has_the_agreed_shape(target: str, behaviour: Behaviour, capsy
         *("name", "rounds", "acceptance_length", "accept_percent", "prefill_tokens_per_second"),
         *("decode_tokens_per_second", "degenerate"),
     ]
+    assert behaviour.loads[0]["draft"] == "lookup"
     assert "identical tokens in all 6 runs" in out
     assert "1.00x" in out
+
+
+def test_the_demo_model_gets_its_own_draft(shipped_draft: Path, behaviour: Behaviour) -> None:
+    assert main(["bench", "he", "--n-gen", "5"]) == 0
+    assert main(["bench", "he", "--n-gen", "5", "--draft", "lookup"]) == 0
+    assert main(["bench", "he", "--n-gen", "5", "--draft", "demo"]) == 0
+    assert [load["draft"] for load in behaviour.loads] == [str(shipped_draft), "lookup", str(shipped_draft)]
 
 
 @pytest.mark.parametrize(

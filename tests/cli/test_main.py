@@ -42,7 +42,7 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
         (["--seed", "-1"], 2, "seed is -1"),
         (["--max-ctx", "1"], 2, "--max-ctx is 1"),
         (["--device", "abacus"], 2, "'auto', 'cpu', 'cuda'"),
-        (["--draft", "nobody"], 2, "demo, humaneval"),
+        (["--draft", "nobody"], 2, "demo, lookup"),
         (["--draft", "no/such.gguf"], 1, "no such file: no/such.gguf"),
         (["--prompt-ids", "ids.bin"], 2, "either with -p"),
         (["--out-ids", "no/such/folder/ids.bin"], 1, "no such folder"),

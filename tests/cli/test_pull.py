@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from draftwood.cli.main import main
@@ -15,6 +17,12 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("demo") and lines[0].endswith("(here)")
     assert lines[1].startswith("humaneval") and "to fetch" in lines[1]
+    assert lines[2].startswith("demo draft ") and "missing from this installation" in lines[2]
+
+
+def test_list_names_the_shipped_draft(shipped_draft: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pull"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].endswith("(part of draftwood)")
 
 
 @pytest.mark.usefixtures("cached_registry")

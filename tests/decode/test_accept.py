@@ -37,6 +37,9 @@ def check(tree: DraftTree, target: torch.Tensor) -> int:
     assert accepted.count.shape == accepted.next_token.shape == ()
     assert int(accepted.count) == len(path)
     assert int(accepted.next_token) == next_token
+    told = accept(tree, target, int(tree.count))
+    assert torch.equal(told.path, accepted.path) and told.next_token == accepted.next_token
+    assert int(told.count) == len(path)
     return len(path)
 
 

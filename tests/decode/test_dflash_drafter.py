@@ -134,6 +134,10 @@ def test_a_causal_block_is_only_as_long_as_the_budget_asks(
     )
     assert drafter.propose(token(3, device), TreeShape("chain", 4)).to_host().tokens == whole[:5]
     assert rows == [5]
+    for kind in ("chain", "best_first"):
+        tree = drafter.propose(token(3, device), TreeShape(kind, 9, depth=2)).to_host()
+        assert max(tree.depth) == 2 and tree.tokens[1] == whole[1]
+    assert rows == [5, 3, 3]
 
 
 def test_only_tokens_of_the_shortlist_are_proposed(

@@ -30,6 +30,11 @@ def test_longer_matches_are_followed_further() -> None:
     assert long == [4, *range(5, 10)]
 
 
+def test_depth_ends_a_continuation() -> None:
+    context = [1, 2, 3, 50, 51, 52, 53, 9, 8, 3, 60, 61, 7, 1, 2]
+    assert proposed(context, 3, TreeShape("chain", 4, depth=2))[0] == [3, 50, 51]
+
+
 def test_a_tree_merges_several_matches() -> None:
     context = [1, 2, 3, 4, 5, 90, 1, 2, 3, 7, 8, 91, 1, 2]
     tokens, parents = proposed(context, 3, TreeShape("best_first", 8))

@@ -97,6 +97,7 @@ def check_structure(tree: DraftTree) -> HostTree:
     assert tree.tokens[count:].eq(0).all()
     assert tree.parents[count:].eq(-1).all()
     assert tree.depth[count:].eq(0).all()
+    assert tree.expected.shape == () and tree.expected.dtype == torch.float64
     return host
 
 
@@ -129,6 +130,44 @@ def test_chain_seed_keeps_the_greedy_chain_as_first_children(chain_seed: ChainSe
         assert host.tokens[node] == int(tokens[depth, 0])
     assert max(host.depth) == length
     assert len(host.tokens) == 17
+
+
+@pytest.mark.parametrize("kind", ["chain", "best_first"])
+@pytest.mark.parametrize("case", ["random", "impossible"])
+@pytest.mark.parametrize("chain_seed", ["none", "half"])
+def test_the_floor_leaves_out_what_is_less_likely(kind: str, case: str, chain_seed: ChainSeed) -> None:
+    sizes = set()
+    for seed in range(8):
+        tokens, log_probs = candidates(15, 8, seed, case)
+        whole = build_tree(PENDING, tokens, log_probs, TreeShape(kind, 40, chain_seed=chain_seed))
+        likely = [score for score in scores_of(whole.to_host(), tokens, log_probs) if score >= math.log(0.2)]
+        tree = build_tree(PENDING, tokens, log_probs, TreeShape(kind, 40, chain_seed=chain_seed, floor=0.2))
+        found = scores_of(check_structure(tree), tokens, log_probs)
+        assert sorted(found) == pytest.approx(sorted(likely), abs=1e-6)
+        sizes.add(len(found))
+    assert len(sizes) > 2
+
+
+@pytest.mark.parametrize("kind", ["chain", "best_first"])
+def test_expected_is_the_sum_of_the_path_probabilities(kind: str) -> None:
+    for case in ("random", "impossible", "ties"):
+        tokens, log_probs = candidates(15, 8, 5, case)
+        for budget in BUDGETS:
+            tree = build_tree(PENDING, tokens, log_probs, TreeShape(kind, budget))
+            scores = scores_of(tree.to_host(), tokens, log_probs)
+            assert float(tree.expected) == pytest.approx(sum(map(math.exp, scores)), rel=1e-5)
+    assert float(build_tree(PENDING, tokens, log_probs, ROOT_ONLY).expected) == 0.0
+    assert float(merge_paths(PENDING, [[1, 2], [3]], 8).expected) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["chain", "best_first"])
+def test_depth_limits_the_tree(kind: str) -> None:
+    tokens, log_probs = candidates(15, 8, 4)
+    for depth in (1, 3, 15, 40):
+        shape = TreeShape(kind, 30, depth=depth)
+        host = check_structure(build_tree(PENDING, tokens, log_probs, shape))
+        assert shape.deepest == min(30, depth) and max(host.depth) <= depth
+        assert len(host.tokens) == 1 + (min(15, depth) if kind == "chain" else min(30, {1: 8}.get(depth, 30)))
 
 
 def test_candidates_limit_the_ranks() -> None:
@@ -195,6 +234,9 @@ def test_budget_outside_its_limits_is_refused_with_the_limits(budget: Any) -> No
         ({"temperature": 0.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"chain_seed": "most"}, "half, full, none"),
+        ({"depth": 0}, "depth"),
+        ({"floor": 1.5}, "floor"),
+        ({"floor": float("nan")}, "floor"),
     ],
 )
 def test_a_wrong_shape_is_refused(setting: dict[str, Any], named: str) -> None:

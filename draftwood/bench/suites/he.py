@@ -43,11 +43,15 @@ class PromptRun:
 
 @dataclass(frozen=True)
 class MethodRun:
-    """All prompts through one method; `budget` is the one that the engine used, 0 for plain decoding."""
+    """All prompts through one method.
+
+    budget: the one that the engine used, 0 for plain decoding and for `auto`, whose reason is what it said last.
+    """
 
     method: str
     budget: int
     prompts: tuple[PromptRun, ...]
+    reason: str = ""
 
     @property
     def decode_tokens_per_second(self) -> float:
@@ -93,7 +97,7 @@ def run_suite(
         _generate(engine, prompts[0], method, warm_up)
     reference = next((index for index, method in enumerate(methods) if method.name == "ar"), 0)
     runs: list[list[PromptRun]] = [[] for _ in methods]
-    budgets = [0] * len(methods)
+    budgets, reasons = [0] * len(methods), [""] * len(methods)
     differences: list[str] = []
     for prompt in prompts:
         results: list[list[GenerationResult]] = [[] for _ in methods]
@@ -109,9 +113,10 @@ def run_suite(
                     differences.append(f"{prompt.name}, {method.name}: {parting}")
             runs[index].append(_summarise(prompt, results[index]))
             budgets[index] = results[index][0].stats.budget
+            reasons[index] = results[index][-1].stats.reason
     measured = tuple(
-        MethodRun(method.name, budget, tuple(prompt_runs))
-        for method, budget, prompt_runs in zip(methods, budgets, runs, strict=True)
+        MethodRun(method.name, budget, tuple(prompt_runs), reason)
+        for method, budget, prompt_runs, reason in zip(methods, budgets, runs, reasons, strict=True)
     )
     return SuiteResult(measured, tuple(differences))
 

@@ -62,6 +62,11 @@ class Drafter(ABC):
         pending: int64 [], decided but in no cache yet.
         """
 
+    @property
+    def form(self) -> str:
+        """What makes its proposals, in a few words for the conditions of a measurement; empty if the name says it."""
+        return ""
+
     def facts(self) -> dict[str, str]:
         """What `doctor` prints about it: short names and their values."""
         return {}

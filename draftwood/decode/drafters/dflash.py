@@ -58,13 +58,25 @@ class DFlashDrafter(Drafter):
         if shape == ROOT_ONLY:
             return root_only(pending)
         self._project()
-        rows = min(self.block_size, shape.budget + 1) if self._may_shorten else self.block_size
+        rows = min(self.block_size, shape.deepest + 1) if self._may_shorten else self.block_size
         hidden = self.model.block(pending, rows, self.context)[1:]
-        logits = self.model.logits(hidden) / max(shape.temperature, COLDEST)
+        logits = self.model.logits(hidden)
+        if shape.temperature != 1.0:
+            logits = logits / max(shape.temperature, COLDEST)
         width = min(shape.candidates, logits.shape[-1]) if shape.branching else 1
         best, columns = logits.topk(width)
         tokens = self.model.token_ids(columns)
         return build_tree(pending, tokens, best - logits.logsumexp(-1, keepdim=True), shape)
+
+    @property
+    def form(self) -> str:
+        """Block and vocabulary."""
+        return f"block of {self.block_size} rows, proposes from {self._proposes_from}"
+
+    @property
+    def _proposes_from(self) -> str:
+        spec = self.spec
+        return f"{len(spec.shortlist) if spec.shortlist else spec.vocab} of {spec.vocab} tokens"
 
     def facts(self) -> dict[str, str]:
         """What its file says, and what was decided where it says nothing."""
@@ -77,7 +89,7 @@ class DFlashDrafter(Drafter):
             "block": f"{self.block_size} rows"
             + (f"; the file also has {', '.join(map(str, others))}" if others else ""),
             "mask token": str(spec.mask_token),
-            "proposes from": f"{len(spec.shortlist) if spec.shortlist else spec.vocab} of {spec.vocab} tokens",
+            "proposes from": self._proposes_from,
             "sees back": by_layer(["all" if window is None else f"{window} tokens" for window in spec.windows]),
             "causal in the block": by_layer(["yes" if causal else "no" for causal in spec.causal]),
         }

@@ -53,7 +53,7 @@ class LookupDrafter(Drafter):
         context = [*self._tokens[-LONGEST:], int(pending)]
         ends = self._ends.get(tuple(context[-KEY:]), [])[-OCCURRENCES:]
         matches = sorted(((self._agreement(end, context), end) for end in ends), reverse=True)
-        paths = [self._tokens[end : end + min(length, shape.budget)] for length, end in matches]
+        paths = [self._tokens[end : end + min(length, shape.deepest)] for length, end in matches]
         paths = [path for path in paths if path]
         if not paths:
             return root_only(pending)

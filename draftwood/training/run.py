@@ -1,0 +1,249 @@
+"""The stages of a training run, each from what the one before left in the run's folder.
+
+scripts.npz                 what the target will be asked to write
+text-*.npz                  what it wrote, one file a stretch of generation
+corpus.npz, manifest.json   the text after the filters, and its counts
+last.pt, flat.pt            checkpoints
+curve.json, evaluation.json, <name>.gguf
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from draftwood.engine.fetch import resolve
+from draftwood.errors import UsageError
+from draftwood.formats.gguf import GGUFFile
+from draftwood.training.corpus import Corpus, CorpusWriter, clean, manifest
+from draftwood.training.draft_net import DraftShape
+from draftwood.training.export import DraftFacts, write_gguf
+from draftwood.training.fit import Fitter, Point
+from draftwood.training.generate import Deadline, Player, WritingRules, play
+from draftwood.training.held_out import shortlist
+from draftwood.training.overlap import RunIndex
+from draftwood.training.packing import pack
+from draftwood.training.prompts import build_scripts
+from draftwood.training.prompts.scripts import read_scripts, write_scripts
+from draftwood.training.recipe import Recipe
+from draftwood.training.teachers import open_teacher
+from draftwood.training.teachers.base import Teacher
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run keeps its files, and on which device it runs."""
+
+    folder: Path
+    device: str
+
+    def file(self, name: str) -> Path:
+        """A file of the run; a UsageError names the stage that makes it where it is missing."""
+        path = self.folder / name
+        if not path.exists():
+            stage = {"scripts.npz": "scripts", "corpus.npz": "clean", "last.pt": "fit"}.get(name, "an earlier one")
+            raise UsageError(f"{self.folder} has no {name} yet; run the stage that makes it first ({stage}).")
+        return path
+
+    def write_json(self, name: str, value: Any) -> None:
+        """A JSON file of the run."""
+        (self.folder / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def open_target(recipe: Recipe) -> GGUFFile:
+    """The target's file."""
+    return GGUFFile.open(resolve(recipe.target))
+
+
+def draft_shape(recipe: Recipe, source: GGUFFile) -> DraftShape:
+    """The recipe's draft for this target."""
+    from draftwood.models.registry import architecture
+
+    spec, draft = architecture(source).read_spec(source), recipe.draft
+    taps = draft.taps or spread_taps(spec.layers, draft.tap_count)
+    if not all(0 <= tap < spec.layers for tap in taps):
+        raise UsageError(f"draft.taps of the recipe are {list(taps)}; the target has layers 0 to {spec.layers - 1}.")
+    windows = draft.windows or (0,) * draft.layers
+    if len(windows) != draft.layers:
+        raise UsageError(f"draft.windows of the recipe has {len(windows)} entries for {draft.layers} layers.")
+    return DraftShape(
+        layers=draft.layers,
+        hidden=spec.hidden,
+        ffn=draft.ffn or spec.ffn,
+        heads=draft.heads or spec.heads,
+        kv_heads=draft.kv_heads or spec.kv_heads,
+        head_dim=draft.head_dim or spec.head_dim,
+        eps=1e-6,
+        rope_base=spec.rope_base,
+        block=draft.block,
+        mask_token=draft.mask_token,
+        taps=taps,
+        causal=draft.causal,
+        windows=tuple(window or None for window in windows),
+    )
+
+
+def spread_taps(layers: int, count: int) -> tuple[int, ...]:
+    """The published rule for the tapped layers (SPEC-draft-training section 4)."""
+    return tuple(round(1 + k * (layers - 4) / (count - 1)) for k in range(count)) if count > 1 else (layers // 2,)
+
+
+def make_scripts(recipe: Recipe, place: Place, benchmark: Iterable[Sequence[int]]) -> int:
+    """Stage `scripts`: draw what the target will be asked to write; how many.
+
+    benchmark: texts as ids that no script may share a run of tokens with.
+    """
+    from draftwood.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_metadata(open_target(recipe).metadata)
+    text = recipe.text
+    if tokenizer.chat_template is None:
+        raise UsageError("the target has no chat template, so it cannot be asked to write a chat.")
+    scripts = build_scripts(
+        tokenizer,
+        tokenizer.chat_template,
+        recipe.seed,
+        text.scripts,
+        text.cap,
+        text.longest_prompt,
+        text.greedy_share,
+        benchmark=RunIndex(benchmark),
+    )
+    write_scripts(place.folder / "scripts.npz", scripts)
+    return len(scripts)
+
+
+def generate(recipe: Recipe, place: Place, seconds: float, tell: Tell, first: int = 0) -> dict[str, float]:
+    """Stage `generate`: let the target write for some time, from script `first` on; the counts."""
+    from draftwood.text.tokenizer import Tokenizer
+
+    source = open_target(recipe)
+    tokenizer = Tokenizer.from_metadata(source.metadata)
+    teacher, text = open_teacher(source, place.device), recipe.text
+    rules = WritingRules(
+        tuple(sorted(tokenizer.stop_ids)),
+        tokenizer.eos_id if tokenizer.eos_id is not None else min(tokenizer.stop_ids),
+        text.user_cap,
+        text.temperature,
+        text.min_p,
+    )
+    scripts = read_scripts(place.file("scripts.npz"))[first:]
+    torch.manual_seed(recipe.seed + first)
+    longest = max(len(script.tokens) for script in scripts)
+    player = Player(teacher, text.sequences, text.capacity, rules, longest)
+    if place.device == "cuda":
+        player.capture()
+    writer, deadline = CorpusWriter(teacher.spec.vocab), Deadline(seconds)
+    begun = told = time.monotonic()
+    answers = played = steps = 0
+
+    def count_steps(now: int) -> None:
+        nonlocal steps
+        steps = now
+
+    for written in play(player, scripts, deadline, count_steps):
+        writer.add(written.script, written.tokens, written.roles)
+        answers += int((written.roles == 2).sum())
+        played += 1
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            pace = steps * text.sequences / (told - begun)
+            tell(f"{told - begun:.0f} s: {played} sequences, {answers / 1e6:.2f} M answer tokens, {pace:.0f} tokens/s")
+    took = time.monotonic() - begun
+    writer.corpus().save(place.folder / f"text-{first:06d}.npz")
+    return {"sequences": played, "answer_tokens": answers, "seconds": took, "steps": steps}
+
+
+def clean_text(recipe: Recipe, place: Place, benchmark: Iterable[Sequence[int]]) -> dict[str, Any]:
+    """Stage `clean`: all text through the filters; benchmark: texts as ids that must not be learnt. The manifest."""
+    from draftwood.text.tokenizer import Tokenizer
+
+    stops = Tokenizer.from_metadata(open_target(recipe).metadata).stop_ids
+    files = sorted(place.folder.glob("text-*.npz"))
+    if not files:
+        raise UsageError(f"{place.folder} has no text yet; run the stage that makes it first (generate).")
+    raw = Corpus.concat([Corpus.load(path) for path in files])
+    corpus, counts = clean(raw, RunIndex(benchmark), stops, recipe.seed)
+    corpus.save(place.folder / "corpus.npz")
+    facts: dict[str, Any] = manifest(corpus, counts)
+    place.write_json("manifest.json", facts)
+    return facts
+
+
+def open_fitter(recipe: Recipe, place: Place, teacher: Teacher, shape: DraftShape, corpus: Corpus) -> Fitter:
+    """A fitter over the training part of the text."""
+    learnt = np.flatnonzero(~corpus.held_out)
+    rows = pack((corpus.sequence(int(index)) for index in learnt), recipe.fit.row_tokens)
+    return Fitter(teacher, shape, recipe.fit, rows, recipe.seed, compiled=place.device == "cuda")
+
+
+def fit(recipe: Recipe, place: Place, seconds: float, tell: Tell, resume: str | None = None) -> Fitter:
+    """Stage `fit`: train for some seconds (of all runs of this fit together).
+
+    resume: a checkpoint of the folder; from `flat.pt` the schedule's clock starts anew.
+    """
+    source, corpus = open_target(recipe), Corpus.load(place.file("corpus.npz"))
+    teacher = open_teacher(source, place.device)
+    fitter = open_fitter(recipe, place, teacher, draft_shape(recipe, source), corpus)
+    if resume is not None:
+        state = torch.load(place.file(resume), weights_only=True, map_location=place.device)
+        fitter.resume(state, fresh_clock=resume == "flat.pt")
+
+    def show(point: Point) -> None:
+        if point.step % 100 == 0:
+            tell(
+                f"step {point.step} at {point.seconds:.0f} s: loss {point.loss:.3f}, first slot "
+                f"{100 * point.first_slot:.0f} %, tau {point.tau_anchor:.2f}, {point.anchors_per_second:.0f} anchors/s"
+            )
+
+    fitter.run(seconds, place.folder, show)
+    place.write_json("curve.json", [asdict(point) for point in fitter.curve])
+    return fitter
+
+
+def load_fitted(recipe: Recipe, place: Place, checkpoint: str = "last.pt") -> tuple[Fitter, Corpus, GGUFFile]:
+    """A fitter with a checkpoint's weights, for judging or export."""
+    source, corpus = open_target(recipe), Corpus.load(place.file("corpus.npz"))
+    teacher = open_teacher(source, place.device)
+    state = torch.load(place.file(checkpoint), weights_only=True, map_location=place.device)
+    shape = draft_shape(recipe, source)
+    rows = pack([corpus.sequence(0)], recipe.fit.row_tokens)
+    fitter = Fitter(teacher, shape, recipe.fit, rows, recipe.seed, compiled=place.device == "cuda")
+    fitter.net.load_state_dict(state["net"])
+    fitter.curve = [Point(**point) for point in state["curve"]]
+    fitter.done = state["step"]
+    return fitter, corpus, source
+
+
+def export(recipe: Recipe, fitter: Fitter, corpus: Corpus, source: GGUFFile, path: Path, matrix_type: str) -> None:
+    """Stage `export`: the draft as a GGUF."""
+    shape = fitter.net.shape
+    facts = DraftFacts(
+        name=recipe.name,
+        layers=shape.layers,
+        hidden=shape.hidden,
+        ffn=shape.ffn,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        eps=shape.eps,
+        rope_base=shape.rope_base,
+        context_length=int(source.require(f"{source.architecture}.context_length")),
+        block_size=shape.block,
+        mask_token=shape.mask_token,
+        taps=shape.taps,
+        windows=shape.windows,
+        causal=shape.causal,
+        shortlist=shortlist(corpus, recipe.draft.shortlist),
+    )
+    tensors = {name: value.float().cpu().numpy() for name, value in fitter.net.state_dict().items()}
+    write_gguf(path, tensors, facts, source, matrix_type)
