@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from draftwood.batch import ForwardInput
+from draftwood.batch import PASS_TOKENS, ForwardInput
 from draftwood.cache.sequence import Sequence as SequenceState
 from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters.base import Drafter
@@ -26,11 +26,12 @@ from draftwood.decode.sampling import Sampler
 from draftwood.decode.stats import Statistics, StatisticsRecorder
 from draftwood.decode.tree import TreeShape
 from draftwood.engine import costs
-from draftwood.engine.config import METHODS, EngineConfig, Shaping, check_method
+from draftwood.engine.config import AUTO_CONTEXT, METHODS, EngineConfig, Shaping, check_method
 from draftwood.engine.loader import LoadedTarget, load_drafter, load_target, pick_device, pick_kv
+from draftwood.engine.planning import settle
 from draftwood.engine.request import GenerationEvent, GenerationResult
 from draftwood.errors import UsageError
-from draftwood.prefill.dense import PASS_TOKENS, read_prompt
+from draftwood.prefill.dense import read_prompt
 from draftwood.text.stream import TextStream
 
 AUTO_BUDGETS: dict[str, tuple[int, ...]] = {"chain": (1, 3, 7, 11, 15), "tree": (7, 15, 22, 31)}
@@ -59,6 +60,8 @@ class Engine:
         Raises UsageError for a wrong argument, FileError (or a kind of it) for a file that cannot be used,
         DownloadError when a named model cannot be fetched.
         """
+        if options.get("max_context") == "auto":
+            options["max_context"] = AUTO_CONTEXT
         try:
             config = EngineConfig(str(target), None if draft is None else str(draft), **options)
         except TypeError:
@@ -69,6 +72,7 @@ class Engine:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         loaded = load_target(config, device)
+        config = settle(config, loaded.path, device)
         return cls(config, loaded, load_drafter(config, loaded.model, device), device)
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from draftwood.cache.registry import kv_pair
+from draftwood.cache.registry import check_width, kv_pair
 from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters import registry as drafters
 from draftwood.decode.drafters.base import Drafter, DrafterRequest
@@ -58,6 +58,7 @@ def load_target(config: EngineConfig, device: str) -> LoadedTarget:
     source = GGUFFile.open(path)
     module = architecture(source)
     spec = module.read_spec(source)
+    check_width(pick_kv(config.kv, device), spec.head_dim)
     weights = Weights(source, device, config.dtype)
     model = module.build(spec, weights)
     has_text = source.get("tokenizer.ggml.tokens") is not None
@@ -82,6 +83,8 @@ def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:
         spec = drafters.drafter_of_architecture(path, draft_architecture(path))
     elif config.draft_block is not None:
         raise UsageError(f"draft_block is {config.draft_block}, but {spec.name!r} has no block; leave it out.")
+    elif config.draft_window is not None:
+        raise UsageError(f"draft_window is {config.draft_window}, but {spec.name!r} has no layers; leave it out.")
     kv_name = AUTO_KV[device] if config.draft_kv == "auto" else config.draft_kv
     request = DrafterRequest(
         target,
@@ -92,6 +95,7 @@ def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:
         config.draft_causal,
         config.draft_block,
         config.tap_shift,
+        config.draft_window,
     )
     return drafters.load(spec)(request)
 
