@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 GRANULE = 64
 """Prefill arithmetic is defined on granules of this many tokens at absolute multiples of it (DESIGN law 1)."""
 
+PASS_TOKENS = 32 * GRANULE
+"""Tokens of the largest prefill pass. A row's bits do not depend on it; memory for a pass does."""
+
 MAX_ROWS = 64
 """A decode pass has 1 to this many rows: the root and up to 63 candidates (DESIGN law 1)."""
 

@@ -26,7 +26,7 @@ LEVELS = (
     ("cache",),
     ("kernels",),
     ("formats",),
-    ("batch", "errors"),
+    ("batch", "buffers", "errors"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 # Stricter than its level.
@@ -156,8 +156,8 @@ from draftwood.cli.main import main
 for name in sys.argv[1:]:
     assert main([*name.split(), "--help"]) == 0
 """
-    shown = without_torch(code, "", "run", "chat", "pull", "bench", "bench he", "doctor", "demo")
-    assert shown.count("Usage: draftwood") == 8
+    shown = without_torch(code, "", "run", "chat", "pull", "bench", "bench he", "doctor", "demo", "plan")
+    assert shown.count("Usage: draftwood") == 9
 
 
 def test_tests_mirror_the_package() -> None:

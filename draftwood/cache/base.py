@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from draftwood.batch import MAX_ROWS
+from draftwood.cache.buffers import plane_rows
 
 
 class LayerState(ABC):
@@ -46,7 +47,8 @@ class Plane(ABC):
     """Rows of K or of V of one layer in one KV type: `capacity` committed rows and room for `MAX_ROWS` staged ones.
 
     Rows are encoded when they are written, staged or committed alike, and decoded when they are read, so an attended
-    row never depends on which of the two it was (DESIGN law 1).
+    row never depends on which of the two it was (DESIGN law 1). A type may keep its rows rotated, and hands them out
+    like that: rotating the query once (`enter`), or what came of the values (`leave`), is cheaper than every row.
     """
 
     def __init__(self, heads: int, head_dim: int, capacity: int, device: str) -> None:
@@ -55,7 +57,7 @@ class Plane(ABC):
     @property
     def rows(self) -> int:
         """Rows of the buffers: committed ones, then scratch for a pass, then the staging area in node order."""
-        return self.capacity + 2 * MAX_ROWS
+        return plane_rows(self.capacity)
 
     @property
     def staging(self) -> int:
@@ -64,7 +66,7 @@ class Plane(ABC):
 
     @abstractmethod
     def write(self, rows: Tensor, at: int) -> None:
-        """Encode float32 `rows` [n, G, D] into rows at .. at+n-1."""
+        """Encode float32 `rows` [n, G, D] into rows at .. at+n-1, rotated where the type rotates."""
 
     @abstractmethod
     def move(self, source: Tensor, at: int) -> None:
@@ -72,7 +74,15 @@ class Plane(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Tensor:
-        """Rows start .. stop-1 decoded, float32 [G, stop-start, D]; may be a view of the storage."""
+        """Rows start .. stop-1 as they are kept, decoded, float32 [G, stop-start, D]; may be a view of the storage."""
+
+    def enter(self, rows: Tensor) -> Tensor:
+        """Head vectors float32 [N, H, D] or [N, H * D] in the space of the kept rows."""
+        return rows
+
+    def leave(self, rows: Tensor) -> Tensor:
+        """The inverse of `enter`."""
+        return rows
 
     @abstractmethod
     def buffers(self) -> dict[str, Tensor]:

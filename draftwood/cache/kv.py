@@ -5,6 +5,10 @@ staged node takes the position it will have once committed, C + depth. Nodes tha
 in place. Nodes of a branching tree are encoded in a staging area in node order; the attention lays each
 root-to-node path out at C .. C+depth as it goes (`attend`), and `commit` moves the accepted rows there for good.
 Keys keep the rotary of their logical position, so nothing is rotated again.
+
+A KV type may keep its rows rotated (`Plane.enter`). Scores are the same between a rotated query and rotated keys, and a
+mix of rotated values is the rotated mix; so a pass rotates its queries once and what the attention returns once, and
+the rows of the cache never.
 """
 
 from __future__ import annotations
@@ -15,42 +19,54 @@ import torch
 from torch import Tensor
 
 from draftwood.cache.base import LayerState
-from draftwood.cache.registry import load_plane
+from draftwood.cache.registry import check_width, load_plane
 from draftwood.cache.spec import KVSpec
-from draftwood.errors import UsageError
 
 
 class KVState(LayerState):
     """K and V rows of one layer and sequence."""
 
     def __init__(self, spec: tuple[KVSpec, KVSpec], heads: int, head_dim: int, capacity: int, device: str) -> None:
-        for kind in spec:
-            if head_dim % kind.head_multiple:
-                raise UsageError(
-                    f"KV type {kind.name} needs a head width that is a multiple of {kind.head_multiple}, "
-                    f"this model's is {head_dim}; use f16."
-                )
+        check_width(spec, head_dim)
         self.keys, self.values = (load_plane(kind)(heads, head_dim, capacity, device) for kind in spec)
         self.length = 0
         self._in_place = True
 
+    @property
+    def held(self) -> int:
+        """Committed rows in the buffers."""
+        return self.length
+
     def append(self, keys: Tensor, values: Tensor, count: int) -> None:
         """Prefill: encode rows [T, G, D] after the committed ones and commit the first `count` of them."""
-        self.keys.write(keys, self.length)
-        self.values.write(values, self.length)
+        self._write(keys, values, self.length)
         self.length += count
 
     def stage(self, keys: Tensor, values: Tensor, in_place: bool) -> None:
         """Encode a decode pass's rows [R, G, D]; `in_place`: the nodes form a chain, row i at depth i."""
-        at = self.length if in_place else self.keys.staging
-        self.keys.write(keys, at)
-        self.values.write(values, at)
+        self._write(keys, values, self.length if in_place else self.keys.staging)
         self._in_place = in_place
 
+    def _write(self, keys: Tensor, values: Tensor, at: int) -> None:
+        self.keys.write(keys, at)
+        self.values.write(values, at)
+
+    def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """K and V at positions start .. stop-1 as their types keep them, decoded: two float32 [G, stop-start, D]."""
+        return self.keys.read(start, stop), self.values.read(start, stop)
+
     def staged(self, count: int) -> tuple[Tensor, Tensor]:
-        """The staged rows of a branching tree in node order, decoded: two float32 [G, count, D]."""
+        """The same of the staged rows of a branching tree in node order: two float32 [G, count, D]."""
         at = self.keys.staging
         return self.keys.read(at, at + count), self.values.read(at, at + count)
+
+    def enter(self, query: Tensor) -> Tensor:
+        """Queries float32 [R, H, D] as the kept keys are to be asked."""
+        return self.keys.enter(query)
+
+    def leave(self, mixed: Tensor) -> Tensor:
+        """A mix of kept values, float32 [R, H, D] or [R, H * D], as one of the values that were given."""
+        return self.values.leave(mixed)
 
     def commit(self, path: Tensor, count: int) -> None:
         """Keep the nodes `path[:count]`."""
@@ -69,7 +85,7 @@ class KVState(LayerState):
     def snapshot(self) -> Any:
         """A copy of the committed rows."""
         rows = {
-            axis: {name: t[:, : self.length].clone() for name, t in plane.buffers().items()}
+            axis: {name: t[:, : self.held].clone() for name, t in plane.buffers().items()}
             for axis, plane in (("keys", self.keys), ("values", self.values))
         }
         return self.length, rows
@@ -79,7 +95,7 @@ class KVState(LayerState):
         self.length, rows = snapshot
         for axis, plane in (("keys", self.keys), ("values", self.values)):
             for name, buffer in plane.buffers().items():
-                buffer[:, : self.length] = rows[axis][name]
+                buffer[:, : self.held] = rows[axis][name]
 
     @property
     def nbytes(self) -> int:

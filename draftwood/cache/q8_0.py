@@ -1,7 +1,6 @@
-"""KV type q8_0: 32 values share one float16 scale, 8.5 bits a value (ggml's block format, SPEC-dflash 4.5).
+"""KV type q8_0: 32 values share a float16 scale, 8.5 bits a value (ggml's format, SPEC-dflash 4.5).
 
-scale = max|x| / 127 rounded to float16, code = round(x / scale), value = code * scale. The codes and the scales lie
-in two buffers, so that a row of codes stays aligned.
+scale = max|x| / 127, code = x / scale rounded to the nearest (halves away from zero), value = code * scale.
 """
 
 from __future__ import annotations
@@ -9,50 +8,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from draftwood.cache import base
-
-BLOCK = 32
-
-
-def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Float32 [..., D] -> int8 codes [..., D] and float16 scales [..., D/32]."""
-    blocks = rows.float().unflatten(-1, (-1, BLOCK))
-    scale = (blocks.abs().amax(-1) / 127.0).half()
-    step = scale.float().unsqueeze(-1)
-    inverse = torch.where(step > 0, 1.0 / step, torch.zeros_like(step))
-    codes = (blocks * inverse).round().clamp(-127, 127).to(torch.int8)
-    return codes.flatten(-2), scale
+from draftwood.cache.blocks import BLOCK, blocks, inverse
+from draftwood.cache.coded import CodedPlane, Fields
 
 
-def decode(codes: Tensor, scale: Tensor) -> Tensor:
-    """The inverse of `encode`: float32 [..., D]."""
-    values: Tensor = codes.unflatten(-1, (-1, BLOCK)) * scale.float().unsqueeze(-1)
-    return values.flatten(-2)
+class Plane(CodedPlane):
+    """Rows as int8 codes [D] and float16 scales [D/32]."""
 
+    @staticmethod
+    def layout(head_dim: int) -> dict[str, tuple[torch.dtype, int]]:
+        """See CodedPlane."""
+        return {"scale": (torch.float16, head_dim // BLOCK), "codes": (torch.int8, head_dim)}
 
-class Plane(base.Plane):
-    """Rows as int8 codes [G, rows, D] with float16 scales [G, rows, D/32]."""
+    def encode(self, rows: Tensor) -> Fields:
+        """See CodedPlane."""
+        x = blocks(rows)
+        step = x.abs().amax(-1, keepdim=True) / 127
+        steps = x * inverse(step)
+        codes = (steps + 0.5 * steps.sign()).trunc()
+        return {"scale": step.squeeze(-1).half(), "codes": codes.to(torch.int8).flatten(-2)}
 
-    def __init__(self, heads: int, head_dim: int, capacity: int, device: str) -> None:
-        super().__init__(heads, head_dim, capacity, device)
-        self.codes = torch.empty(heads, self.rows, head_dim, dtype=torch.int8, device=device)
-        self.scale = torch.empty(heads, self.rows, head_dim // BLOCK, dtype=torch.float16, device=device)
-
-    def write(self, rows: Tensor, at: int) -> None:
-        """Encode rows [n, G, D] at row `at`."""
-        codes, scale = encode(rows)
-        self.codes[:, at : at + rows.shape[0]] = codes.transpose(0, 1)
-        self.scale[:, at : at + rows.shape[0]] = scale.transpose(0, 1)
-
-    def move(self, source: Tensor, at: int) -> None:
-        """Copy rows `source` to row `at`."""
-        self.codes[:, at : at + source.shape[0]] = self.codes[:, source]
-        self.scale[:, at : at + source.shape[0]] = self.scale[:, source]
-
-    def read(self, start: int, stop: int) -> Tensor:
-        """Rows start .. stop-1 decoded, float32 [G, n, D]."""
-        return decode(self.codes[:, start:stop], self.scale[:, start:stop])
-
-    def buffers(self) -> dict[str, Tensor]:
-        """Codes and scales."""
-        return {"codes": self.codes, "scale": self.scale}
+    def decode(self, fields: Fields) -> Tensor:
+        """See CodedPlane."""
+        return (blocks(fields["codes"]) * fields["scale"].float().unsqueeze(-1)).flatten(-2)

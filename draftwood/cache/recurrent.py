@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from draftwood.cache.allocation import zeros
 from draftwood.cache.base import LayerState
+from draftwood.cache.buffers import recurrent_buffers
 from draftwood.kernels.delta_rule import DeltaShape, advance, granules, nodes
 
 
@@ -22,8 +23,8 @@ class RecurrentState(LayerState):
 
     def __init__(self, shape: DeltaShape, weight: Tensor, device: str) -> None:
         self.shape, self.weight = shape, weight
-        self.state = torch.zeros(shape.value_heads, shape.key_dim, shape.value_dim, device=device)
-        self.window = torch.zeros(len(weight) - 1, shape.channels, device=device)
+        sizes = (shape.value_heads, shape.key_dim, shape.value_dim, shape.channels, len(weight))
+        self.state, self.window = (zeros(buffer, device) for buffer in recurrent_buffers(*sizes))
         self.length = 0
         self._tape: tuple[Tensor, Tensor, Tensor] | None = None
 

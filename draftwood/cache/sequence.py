@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from draftwood.batch import MAX_ROWS
+from draftwood.cache.allocation import zeros
 from draftwood.cache.base import LayerState
+from draftwood.cache.buffers import token_buffer
 
 
 class Sequence:
@@ -22,7 +22,7 @@ class Sequence:
 
     def __init__(self, states: Iterable[LayerState], capacity: int, device: str) -> None:
         self.states = list(states)
-        self.tokens = torch.zeros(capacity + MAX_ROWS, dtype=torch.long, device=device)
+        self.tokens = zeros(token_buffer(capacity), device)
         self.capacity = capacity
         self.length = 0
 

@@ -53,6 +53,8 @@ def he(
     max_ctx: options.ContextOption = options.DEFAULT_CONTEXT,
     cache_type_k: options.KeyTypeOption = None,
     cache_type_v: options.ValueTypeOption = None,
+    draft_type_k: options.DraftKeyTypeOption = None,
+    draft_type_v: options.DraftValueTypeOption = None,
     method: Annotated[
         options.MethodName | None, typer.Option("--method", help="Run one method; chain if nothing is said.")
     ] = None,
@@ -90,7 +92,18 @@ def he(
     params = SamplingParams(max_tokens=n_gen)
     prompts = load_prompts(resolve("humaneval"))
     draft = draft_for(target, draft)
-    engine = open_engine(target, draft, cache_type_k, cache_type_v, max_ctx, device, dtype, threads=threads)
+    engine = open_engine(
+        target,
+        draft,
+        cache_type_k,
+        cache_type_v,
+        max_ctx,
+        device,
+        dtype,
+        draft_key_type=draft_type_k,
+        draft_value_type=draft_type_v,
+        threads=threads,
+    )
     methods = [Method(name) if name == "ar" else Method(name, ddtree_budget, ddtree_temp) for name in names]
     with steps(len(methods) * (1 + len(prompts) * repeats)) as begin:
         result = run_suite(engine, prompts, methods, params, repeats, begin)

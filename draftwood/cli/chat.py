@@ -40,6 +40,8 @@ def chat(
     max_ctx: options.ContextOption = options.DEFAULT_CONTEXT,
     cache_type_k: options.KeyTypeOption = None,
     cache_type_v: options.ValueTypeOption = None,
+    draft_type_k: options.DraftKeyTypeOption = None,
+    draft_type_v: options.DraftValueTypeOption = None,
     temp: options.TemperatureOption = 0.0,
     seed: options.SeedOption = 0,
     device: options.DeviceOption = options.DeviceName.auto,
@@ -54,7 +56,18 @@ def chat(
 
     params = SamplingParams(max_tokens=max_tokens, temperature=temp, seed=seed)
     draft = draft_for(target, draft)
-    engine = open_engine(target, draft, cache_type_k, cache_type_v, max_ctx, device, dtype, threads=threads)
+    engine = open_engine(
+        target,
+        draft,
+        cache_type_k,
+        cache_type_v,
+        max_ctx,
+        device,
+        dtype,
+        draft_key_type=draft_type_k,
+        draft_value_type=draft_type_v,
+        threads=threads,
+    )
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     encode_messages(engine, [*opening, {"role": "user", "content": ""}])  # no template: say so before the first line
     facts = engine.describe()

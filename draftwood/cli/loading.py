@@ -21,13 +21,19 @@ def open_engine(
     device: str = "auto",
     dtype: str = "auto",
     spinner: bool = True,
+    draft_key_type: str | None = None,
+    draft_value_type: str | None = None,
     **others: str | int | None,
 ) -> Engine:
     """Fetch what is named and not here, then load it; `others` are fields of `EngineConfig`.
 
     A setting that is None is left to the engine. `spinner` is for callers that draw nothing on stderr themselves.
     """
-    settings = {"kv": _kv(key_type, value_type), **others}
+    settings = {
+        "kv": _kv(key_type, value_type),
+        "draft_kv": _kv(draft_key_type, draft_value_type),
+        **others,
+    }
     from draftwood.engine.fetch import resolve
 
     target_path = resolve(target)

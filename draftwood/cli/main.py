@@ -16,6 +16,7 @@ from draftwood.cli import bench
 from draftwood.cli.chat import chat
 from draftwood.cli.demo import demo
 from draftwood.cli.doctor import doctor
+from draftwood.cli.plan import plan
 from draftwood.cli.pull import pull
 from draftwood.cli.run import run as run_prompt
 from draftwood.cli.train import train
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command("run")(run_prompt)
 app.command("chat")(chat)
 app.command("pull")(pull)
+app.command("plan")(plan)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor)
 app.command("demo")(demo)

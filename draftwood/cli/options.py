@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from draftwood.cache.registry import names
 from draftwood.errors import UsageError
 
 MAX_BUDGET = 63
@@ -70,6 +71,15 @@ def within(flag: str, low: int, high: int | None = None) -> Callable[[int | None
     return check
 
 
+def window(text: str) -> int:
+    """The value of --draft-swa: a number of tokens, or "off" and 0 for no window."""
+    if text.strip().lower() == "off":
+        return 0
+    if not text.strip().isdecimal():
+        raise UsageError(f"--draft-swa is {text[:40]!r}, but must be a number of tokens, or off for no window.")
+    return int(text)
+
+
 DRAFTING = "How guesses are made (none of it changes the answer)"
 MACHINE = "Memory and device"
 _MODEL_HELP = "The model: a GGUF file, hf:OWNER/REPO/FILE, or 'demo', a small one that is fetched."
@@ -77,7 +87,7 @@ _DRAFT_HELP = (
     "What makes the guesses: a draft model made for the target (a GGUF file or a folder of safetensors; 'demo' is the "
     "one that comes with draftwood for the model of that name), or 'lookup', which needs no model."
 )
-_KV_HELP = "f32, f16, bf16 or q8_0 (smallest)"
+_KV_HELP = f"{', '.join(names())}, each but bf16 smaller and coarser than the one before"
 
 TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help=_MODEL_HELP)]
 TargetOption = Annotated[str, typer.Option("--target", metavar="TARGET", help=_MODEL_HELP)]
@@ -120,6 +130,26 @@ ValueTypeOption = Annotated[
         "-ctv",
         metavar="T",
         help="How the context's values are kept; as the keys if left out.",
+        rich_help_panel=MACHINE,
+    ),
+]
+DraftKeyTypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-type-k",
+        "-ctkd",
+        metavar="T",
+        help="How the draft model's own keys are kept; as its values if left out; if both are, q8_0 on a GPU, f32 on a CPU.",
+        rich_help_panel=MACHINE,
+    ),
+]
+DraftValueTypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-type-v",
+        "-ctvd",
+        metavar="T",
+        help="How the draft model's own values are kept; as its keys if left out.",
         rich_help_panel=MACHINE,
     ),
 ]

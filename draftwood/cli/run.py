@@ -53,6 +53,8 @@ def run(
     max_ctx: options.ContextOption = options.DEFAULT_CONTEXT,
     cache_type_k: options.KeyTypeOption = None,
     cache_type_v: options.ValueTypeOption = None,
+    draft_type_k: options.DraftKeyTypeOption = None,
+    draft_type_v: options.DraftValueTypeOption = None,
     temp: options.TemperatureOption = 0.0,
     seed: options.SeedOption = 0,
     chat: Annotated[
@@ -89,6 +91,17 @@ def run(
             rich_help_panel=options.DRAFTING,
         ),
     ] = None,
+    draft_swa: Annotated[
+        int | None,
+        typer.Option(
+            "--draft-swa",
+            parser=options.window,
+            metavar="N",
+            help="How many tokens back all of a draft's layers but the last see, or off; what its file says if left "
+            "out.",
+            rich_help_panel=options.DRAFTING,
+        ),
+    ] = None,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.ThreadsOption = None,
@@ -115,9 +128,12 @@ def run(
         max_ctx,
         device,
         dtype,
+        draft_key_type=draft_type_k,
+        draft_value_type=draft_type_v,
         threads=threads,
         draft_causal=draft_causal,
         draft_block=draft_block,
+        draft_window=draft_swa,
     )
     ids = given_ids if given_ids is not None else encode_prompt(engine, prompt or "", chat)
     result = None

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from draftwood.cache.registry import kv_pair
 from draftwood.decode.tree import ROOT_ONLY, TreeShape, check_budget
 from draftwood.errors import UsageError
-from draftwood.models.draft_spec import CAUSAL, TAP_SHIFTS
+from draftwood.models.draft_spec import CAUSAL, TAP_SHIFTS, check_window
 
 DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
+
+AUTO_CONTEXT = -1
+"""A `max_context` that the planner is to choose once the model is loaded; `Engine.load` also takes "auto" for it."""
 
 MAX_THREADS = 1024
 DEFAULT_TREE_BUDGET = 22
@@ -29,13 +32,15 @@ class EngineConfig:
     """Everything `Engine.load` takes, checked before a file is opened.
 
     target: a GGUF file, a name of the registry ("demo") or "hf:OWNER/REPO/FILE". draft: None, "lookup", a draft file
-    or directory, a name of the registry's drafts ("demo", made for that target) or "hf:OWNER/REPO/FILE". kv: KV type
-    of the target's cache, "K/V" for two; "auto" is f32 on a CPU and f16 on a GPU. draft_kv: the same for the draft's
-    own cache. max_context: tokens of prompt and answer together. device: "auto", "cpu" or "cuda" (ROCm devices are
-    "cuda" to torch). dtype: "auto", "float32" (oracle form) or "bfloat16".
-    draft_causal: in-block causality, "file" obeys the draft (DESIGN section 8). draft_block: rows of a draft block.
-    tap_shift: what to subtract from the draft's target layer numbers. threads: CPU threads of this process, None for
-    torch's own choice (all cores).
+    or directory, a name of the registry's drafts ("demo", made for that target) or "hf:OWNER/REPO/FILE".
+    kv: KV type of the target's cache, "K/V" for two; "auto" is f32 on a CPU and f16 on a GPU. draft_kv: the same for
+    the draft's own cache, where rounding can cost guesses but no token; "auto" is f32 on a CPU and q8_0 on a GPU.
+    max_context: tokens of prompt and answer together, or AUTO_CONTEXT; then kv "auto" is the planner's choice on a GPU.
+    device: "auto", "cpu" or "cuda" (ROCm devices are "cuda" to torch). dtype: "auto", "float32" (oracle form) or
+    "bfloat16". draft_causal: in-block causality, "file" obeys the draft (DESIGN section 8). draft_block: rows of a
+    draft block. tap_shift: what to subtract from the draft's target layer numbers. draft_window: how far back the
+    draft's layers but the last see, 0 for no window, None for the file's. threads: CPU threads of this process, None
+    for torch's own choice (all cores).
     """
 
     target: str
@@ -48,13 +53,14 @@ class EngineConfig:
     draft_causal: str = "file"
     draft_block: int | None = None
     tap_shift: str = "auto"
+    draft_window: int | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
         if (
             isinstance(self.max_context, bool)
             or not isinstance(self.max_context, int)
-            or not 2 <= self.max_context <= 1 << 24
+            or not (2 <= self.max_context <= 1 << 24 or self.max_context == AUTO_CONTEXT)
         ):
             raise UsageError(
                 f"max_context is {self.max_context!r}; it must be a whole number of tokens from 2 to {1 << 24}."
@@ -65,6 +71,7 @@ class EngineConfig:
         one_of("device", self.device, DEVICES)
         one_of("draft_causal", self.draft_causal, CAUSAL)
         one_of("tap_shift", self.tap_shift, TAP_SHIFTS)
+        check_window(self.draft_window)
         for kv in (self.kv, self.draft_kv):
             if kv != "auto":
                 kv_pair(kv)

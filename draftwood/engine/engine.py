@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from draftwood.batch import ForwardInput
+from draftwood.batch import PASS_TOKENS, ForwardInput
 from draftwood.cache.sequence import Sequence as SequenceState
 from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters.base import Drafter
@@ -26,11 +26,12 @@ from draftwood.decode.sampling import Sampler
 from draftwood.decode.stats import Statistics, StatisticsRecorder
 from draftwood.decode.tree import TreeShape
 from draftwood.engine import costs
-from draftwood.engine.config import METHODS, EngineConfig, Shaping, check_method
-from draftwood.engine.loader import LoadedTarget, load_drafter, load_target, pick_device, pick_kv
+from draftwood.engine.config import AUTO_CONTEXT, METHODS, EngineConfig, Shaping, check_method
+from draftwood.engine.loader import LoadedTarget, load_drafter, load_target, pick_device, pick_draft_kv, pick_kv
+from draftwood.engine.planning import settle
 from draftwood.engine.request import GenerationEvent, GenerationResult
 from draftwood.errors import UsageError
-from draftwood.prefill.dense import PASS_TOKENS, read_prompt
+from draftwood.prefill.dense import read_prompt
 from draftwood.text.stream import TextStream
 
 AUTO_DEPTHS: dict[str, dict[int, int]] = {"chain": {1: 1, 3: 3, 7: 7, 15: 15}, "tree": {3: 7, 7: 15, 15: 31}}
@@ -59,6 +60,8 @@ class Engine:
         Raises UsageError for a wrong argument, FileError (or a kind of it) for a file that cannot be used,
         DownloadError when a named model cannot be fetched.
         """
+        if options.get("max_context") == "auto":
+            options["max_context"] = AUTO_CONTEXT
         try:
             config = EngineConfig(str(target), None if draft is None else str(draft), **options)
         except TypeError:
@@ -69,6 +72,7 @@ class Engine:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         loaded = load_target(config, device)
+        config = settle(config, loaded.path, device)
         engine = cls(config, loaded, load_drafter(config, loaded.model, device), device)
         if engine.drafter.max_depth:
             _ = engine.policy  # measured now, so that the first request does not wait for it
@@ -151,7 +155,7 @@ class Engine:
             "dtype": self.config.dtype,
             "weight_form": ", ".join(f"{form} {100 * share:.0f} %" for form, share in forms),
             "kv": _kv_name(self.kv),
-            "draft_kv": _kv_name(pick_kv(self.config.draft_kv, self.device)),
+            "draft_kv": _kv_name(pick_draft_kv(self.config.draft_kv, self.device)),
             "max_context": self.config.max_context,
             "threads": torch.get_num_threads(),
         }

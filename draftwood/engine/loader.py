@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from draftwood.cache.registry import kv_pair
+from draftwood.cache.registry import check_width, kv_pair
 from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters import registry as drafters
 from draftwood.decode.drafters.base import Drafter, DrafterRequest
@@ -23,6 +23,9 @@ from draftwood.models.registry import architecture
 from draftwood.text.tokenizer import Tokenizer
 
 AUTO_KV = {"cpu": "f32", "cuda": "f16"}
+AUTO_DRAFT_KV = {"cpu": "f32", "cuda": "q8_0"}
+"""On a CPU decoding q8_0 rows costs a small draft more time than their bytes; rounding there can cost guesses only."""
+
 FINGERPRINT_BYTES = 1 << 20
 
 
@@ -52,12 +55,18 @@ def pick_kv(wanted: str, device: str) -> tuple[KVSpec, KVSpec]:
     return kv_pair(AUTO_KV[device] if wanted == "auto" else wanted)
 
 
+def pick_draft_kv(wanted: str, device: str) -> tuple[KVSpec, KVSpec]:
+    """The same for a draft's own cache."""
+    return kv_pair(AUTO_DRAFT_KV[device] if wanted == "auto" else wanted)
+
+
 def load_target(config: EngineConfig, device: str) -> LoadedTarget:
     """Open, check and load the target."""
     path = resolve(config.target)
     source = GGUFFile.open(path)
     module = architecture(source)
     spec = module.read_spec(source)
+    check_width(pick_kv(config.kv, device), spec.head_dim)
     weights = Weights(source, device, config.dtype)
     model = module.build(spec, weights)
     has_text = source.get("tokenizer.ggml.tokens") is not None
@@ -82,7 +91,9 @@ def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:
         spec = drafters.drafter_of_architecture(path, draft_architecture(path))
     elif config.draft_block is not None:
         raise UsageError(f"draft_block is {config.draft_block}, but {spec.name!r} has no block; leave it out.")
-    kv_name = AUTO_KV[device] if config.draft_kv == "auto" else config.draft_kv
+    elif config.draft_window is not None:
+        raise UsageError(f"draft_window is {config.draft_window}, but {spec.name!r} has no layers; leave it out.")
+    kv_name = AUTO_DRAFT_KV[device] if config.draft_kv == "auto" else config.draft_kv
     request = DrafterRequest(
         target,
         path,
@@ -92,6 +103,7 @@ def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:
         config.draft_causal,
         config.draft_block,
         config.tap_shift,
+        config.draft_window,
     )
     return drafters.load(spec)(request)
 

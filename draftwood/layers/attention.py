@@ -66,15 +66,17 @@ class Attention:
         q, k, v, gate = self._project(x, step.turn, prefill=False)
         state.stage(k, v, in_place=step.chain)
         end = step.committed + len(x) if step.chain else step.committed + step.deepest + 1
-        keys, values = state.keys.read(0, end), state.values.read(0, end)
+        keys, values = state.read(0, end)
         staged = None if step.chain else state.staged(len(x))
-        mixed = attend_nodes(q, keys, values, staged, step.committed, step.order, step.depth, self.scale)
-        return self._finish(mixed, gate, prefill=False)
+        query = state.enter(q)
+        mixed = attend_nodes(query, keys, values, staged, step.committed, step.order, step.depth, self.scale)
+        return self._finish(state.leave(mixed), gate, prefill=False)
 
     def prefill(self, x: Tensor, state: KVState, step: PrefillStep) -> Tensor:
         """Consecutive tokens on granules: x float32 [T, E] -> [T, E]."""
         q, k, v, gate = self._project(x, step.turn, prefill=True)
         state.append(k, v, step.count)
         end = step.start + len(x)
-        keys, values = state.keys.read(0, end), state.values.read(0, end)
-        return self._finish(attend_granules(q, keys, values, step.start, self.scale), gate, prefill=True)
+        keys, values = state.read(0, end)
+        mixed = attend_granules(state.enter(q), keys, values, step.start, self.scale)
+        return self._finish(state.leave(mixed), gate, prefill=True)

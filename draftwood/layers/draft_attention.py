@@ -73,7 +73,7 @@ class DraftAttention:
         q, k = turned[:, : self.heads], turned[:, self.heads :]
         state.stage(k, value, in_place=True)
         start, stop = first_visible(state.length, self.window), state.length + len(x)
-        return self.out(attend_block(q, state.keys.read(start, stop), state.values.read(start, stop), mask, self.scale))
+        return self.out(state.leave(attend_block(state.enter(q), *state.read(start, stop), mask, self.scale)))
 
     @property
     def nbytes(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from draftwood.batch import GRANULE, MAX_ROWS
 from draftwood.cache.kv import KVState
 from draftwood.cache.spec import KVSpec
+from draftwood.cache.window import windowed_state
 from draftwood.errors import DraftMismatchError
 from draftwood.kernels.attention.block import block_mask, grouped_mask
 from draftwood.kernels.norm import rms_norm
@@ -48,10 +49,9 @@ class DraftLayer:
 
 
 class DraftContext:
-    """What a draft keeps of one sequence: K and V of each committed token in every layer, absolute positions.
+    """What a draft keeps of one sequence: K and V of its committed tokens in every layer, absolute positions.
 
-    Every layer keeps all rows. A sliding layer would do with the last W and a block's, but reads no more than
-    those.
+    A sliding layer keeps those that its window reaches.
     """
 
     def __init__(self, states: Sequence[KVState]) -> None:
@@ -108,8 +108,8 @@ class DraftModel:
 
     def new_context(self, kv: tuple[KVSpec, KVSpec], capacity: int) -> DraftContext:
         """Empty caches for up to `capacity` committed tokens."""
-        spec = self.spec
-        return DraftContext([KVState(kv, spec.kv_heads, spec.head_dim, capacity, self.device) for _ in self.layers])
+        size = self.spec.kv_heads, self.spec.head_dim, capacity
+        return DraftContext([windowed_state(kv, *size, window, self.device) for window in self.spec.windows])
 
     @torch.inference_mode()
     def context_rows(self, features: Tensor, prefill: bool = False) -> Tensor:

@@ -144,18 +144,22 @@ def _facts(source: DraftSource) -> tuple[str, _Facts]:
     return str(classes[0]), _Facts(source, config | nested, places, offsets=True)
 
 
-def read_spec(source: DraftSource, causal: str = "file", tap_shift: str = "auto") -> DraftSpec:
+def read_spec(
+    source: DraftSource, causal: str = "file", tap_shift: str = "auto", window: int | None = None
+) -> DraftSpec:
     """The draft's facts.
 
     causal: in-block causality, "file" or what overrides it (DESIGN section 8): "none", "sliding" or "all"
     layers. tap_shift: what to subtract from the file's layer numbers, "0", "1" or "auto" (SPEC-draft-formats
-    1.4). UsageError for another option, UnsupportedModelError for a draft of another kind, FormatError where
-    the facts do not fit together.
+    1.4). window: how far back all layers but the last see, 0 for no window anywhere, None for the file's. UsageError
+    for another option, UnsupportedModelError for a draft of another kind, FormatError where the facts do not fit
+    together.
     """
     if causal not in CAUSAL:
         raise UsageError(f"The draft's causality is {causal!r}, but must be one of {', '.join(CAUSAL)}; choose one.")
     if tap_shift not in TAP_SHIFTS:
         raise UsageError(f"The tap shift is {tap_shift!r}, but must be one of {', '.join(TAP_SHIFTS)}; choose one.")
+    check_window(window)
     architecture, facts = _facts(source)
     tensors = DraftTensors(source).tensors
     _refuse_unsupported(facts)
@@ -181,6 +185,9 @@ def read_spec(source: DraftSource, causal: str = "file", tap_shift: str = "auto"
         raise facts.fail(f"fc.weight has shape {tuple(fc.shape)}, {hidden} rows of {len(taps)} features were expected")
 
     sliding, windows = _windows(facts, architecture, layers, taps, notes)
+    if window is not None:
+        windows = (None,) * layers if window == 0 else (window,) * (layers - 1) + (None,)
+        notes.append(f"the window is {window or 'off'}, as asked; which layers are causal is not changed by that")
     mask = facts.metadata.get("tokenizer.ggml.mask_token_id")
     mask = facts.find("mask_token_id") if mask is None else mask
     if isinstance(mask, bool) or not isinstance(mask, int) or mask < 0:
@@ -213,6 +220,15 @@ def read_spec(source: DraftSource, causal: str = "file", tap_shift: str = "auto"
         shortlist=_shortlist(source, facts),
         notes=tuple(notes),
     )
+
+
+def check_window(window: int | None) -> None:
+    """A UsageError for a draft window that is none: None is the file's, 0 none at all."""
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or not 0 <= window <= 1 << 30):
+        raise UsageError(
+            f"The draft's window is {window!r:.40}, but must be a whole number of tokens, or 0 for no window; "
+            "leave it out to take the file's."
+        )
 
 
 def _refuse_unsupported(facts: _Facts) -> None:

@@ -11,11 +11,12 @@ from draftwood.formats.gguf import GGUFFile
 
 @dataclass(frozen=True)
 class DeltaSpec:
-    """Sizes of the gated delta net layers."""
+    """Sizes of the gated delta net layers; taps: of their convolution."""
 
     key_heads: int
     value_heads: int
     state_dim: int
+    taps: int = 4
 
     @property
     def value_width(self) -> int:

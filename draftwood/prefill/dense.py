@@ -7,12 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from draftwood.batch import GRANULE, ForwardInput
+from draftwood.batch import PASS_TOKENS, ForwardInput
 from draftwood.cache.sequence import Sequence
 from draftwood.models.base import Model
-
-PASS_TOKENS = 32 * GRANULE
-"""Tokens of the largest pass. A row's bits do not depend on it; memory for a pass does."""
 
 Observer = Callable[[Tensor, Tensor | None], None]
 """Called after each pass with its tokens int64 [n] and the wanted features float32 [n, ...] or None."""

@@ -43,17 +43,17 @@ def refused(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
     return run
 
 
-def write_model(path: Path, architecture: str, kind: gguf.GGMLQuantizationType | None = None) -> Path:
-    """A one-layer GGUF whose matrices have the block type `kind`, float32 if None."""
+def write_model(path: Path, architecture: str, kind: gguf.GGMLQuantizationType | None = None, heads: int = 4) -> Path:
+    """A one-layer GGUF of width 256 whose matrices have the block type `kind`, float32 if None."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(1)
     writer.add_context_length(64)
     writer.add_embedding_length(256)
     writer.add_feed_forward_length(256)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(4)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(64)
+    writer.add_rope_dimension_count(256 // heads)
     writer.add_vocab_size(256)
     matrices = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
     for name in ["output_norm", *(f"blk.0.{norm}" for norm in ("attn_norm", "ffn_norm"))]:
@@ -113,6 +113,14 @@ def test_a_model_without_a_tokenizer(refused: Refused, tmp_path: Path) -> None:
     assert "--prompt-ids" in refused(2, "run", path, "-p", "x")
 
 
+def test_a_kv_type_that_does_not_fit_the_heads(refused: Refused, tmp_path: Path) -> None:
+    """Said before the model's weights are read, with the types that fit and their bits at this width."""
+    path = write_model(tmp_path / "narrow.gguf", "llama", heads=16)
+    error = refused(2, "run", path, "-p", "x", "-ctk", "q4_0")
+    assert "q4_0 needs a head width that is a multiple of 32, this model's is 16" in error
+    assert "bf16 16, tq4_0 5, tq3_0 4, tq2_0 3." in error
+
+
 def test_wrong_drafts(refused: Refused, tmp_path: Path, tiny: str) -> None:
     draft = ROOT / "tests" / "data" / "draft" / "d1-a.Q8_0.dflash.gguf"
     assert "hidden size 128" in refused(1, "run", tiny, "-p", "x", "--draft", draft)
@@ -131,8 +139,13 @@ def test_wrong_values(refused: Refused, tiny: str) -> None:
     assert "prompt is empty" in refused(2, "run", tiny, "-p", "")
     for budget in ("0", "1000"):
         assert f"--budget is {budget}" in refused(2, "run", tiny, "-p", "x", "--budget", budget)
-    assert "f32, f16, bf16, q8_0" in refused(2, "run", tiny, "-p", "x", "-ctk", "q3_9")
-    assert "f32, f16, bf16, q8_0" in refused(2, "run", tiny, "-p", "x", "-ctv", "q3_9")
+    assert "f32 32, f16 16, bf16 16, q8_0 8.5" in refused(2, "run", tiny, "-p", "x", "-ctk", "q3_9")
+    assert "f32 32, f16 16, bf16 16, q8_0 8.5" in refused(2, "run", tiny, "-p", "x", "-ctv", "q3_9")
+    for flag in ("-ctkd", "--draft-type-v"):
+        assert "'q3_9'" in refused(2, "run", tiny, "-p", "x", flag, "q3_9")
+    for window in ("-1", "1.5", "some"):
+        assert f"--draft-swa is '{window}'" in refused(2, "run", tiny, "-p", "x", f"--draft-swa={window}")
+    assert "'lookup' has no layers" in refused(2, "run", tiny, "-p", "x", "--draft", "lookup", "--draft-swa", "off")
     assert "'chain', 'tree'" in refused(2, "run", tiny, "-p", "x", "--method", "magic")
     assert "needs a draft" in refused(2, "run", tiny, "-p", "x", "--method", "tree")
     assert "max_context is 99999999" in refused(2, "run", tiny, "-p", "x", "--max-ctx", "99999999")

@@ -32,7 +32,7 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
     [
         (["--budget", "0"], 2, "from 1 to 63"),
         (["--budget", "1000"], 2, "from 1 to 63"),
-        (["-ctk", "q9"], 2, "f32, f16, bf16, q8_0"),
+        (["-ctk", "q9"], 2, "f32 32, f16 16, bf16 16, q8_0 8.5"),
         (["--cache-type-v", "q9"], 2, "unknown KV type 'q9'"),
         (["--method", "magic"], 2, "'auto', 'ar', 'chain', 'tree'"),
         (["-n", "0"], 2, "--n-gen is 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,30 @@ def test_only_what_was_said_overrules_the_engine(target: str, behaviour: Behavio
 def test_kv_types(flags: list[str], kv: str, target: str, behaviour: Behaviour) -> None:
     assert main(["run", target, "-p", "abc", *flags]) == 0
     assert behaviour.loads[0]["kv"] == kv
+
+
+@pytest.mark.parametrize(
+    ("flags", "kv"),
+    [
+        (["-ctkd", "turbo4"], "tq4_0/tq4_0"),
+        (["-ctvd", "F16"], "f16/f16"),
+        (["--draft-type-k", "q8_0", "--draft-type-v", "q4_0"], "q8_0/q4_0"),
+    ],
+)
+@pytest.mark.parametrize("command", [["run", "-p", "abc"], ["chat"], ["bench", "he", "--method", "ar"]])
+def test_the_draft_s_own_kv_types(
+    command: list[str], flags: list[str], kv: str, target: str, behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    place = ["--target", target] if command[0] == "bench" else [target]
+    main([*command, *place, *flags])
+    assert behaviour.loads[0]["draft_kv"] == kv
+
+
+@pytest.mark.parametrize(("value", "window"), [("2048", 2048), ("0", 0), ("off", 0), ("OFF", 0)])
+def test_the_draft_s_window(value: str, window: int, target: str, behaviour: Behaviour) -> None:
+    assert main(["run", target, "-p", "abc", "--draft", target, "--draft-swa", value]) == 0
+    assert behaviour.loads[0]["draft_window"] == window
 
 
 def test_draft_options(target: str, behaviour: Behaviour) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from draftwood import Engine, SamplingParams
+from draftwood.cache.registry import KV_TYPES
 from tests.conftest import oracle_path
 
 FILES = {"file": None, "q8": "{draft}.Q8_0.dflash.gguf", "q8_causal_false": "{draft}-causal-false.Q8_0.dflash.gguf"}
@@ -39,10 +40,10 @@ def draft_path(root: Path, run: dict[str, Any], scratch: Path) -> Path:
     return directory
 
 
-def load(root: Path, draft: Path, device: str) -> Engine:
+def load(root: Path, draft: Path, device: str, kv: str = "f32", draft_kv: str = "f32") -> Engine:
     target = str(root / "t-a.F32.gguf")
     return Engine.load(
-        target, draft=str(draft), dtype="float32", kv="f32", draft_kv="f32", max_context=512, device=device
+        target, draft=str(draft), dtype="float32", kv=kv, draft_kv=draft_kv, max_context=512, device=device
     )
 
 
@@ -79,3 +80,33 @@ def test_a_tree_accepts_at_least_as_much_and_says_the_same(oracle: Path, draft: 
         assert chain.stats.accept_percent == pytest.approx(
             100 * chain.stats.acceptance_length / engine.drafter.block_size
         )
+
+
+QUICK_KV = ("q8_0", "q4_0", "tq3_0")
+
+
+@pytest.mark.parametrize("kv", [pytest.param(k, marks=() if k in QUICK_KV else pytest.mark.slow) for k in KV_TYPES])
+def test_every_kv_type_of_target_and_draft(oracle: Path, kv: str, device: str) -> None:
+    """Chain and tree say what plain decoding says, and the draft is still of use."""
+    root = oracle / "draft"
+    engine = load(root, root / "d1-b.F32.dflash.gguf", device, kv, kv)
+    prompt = next(run["prompt"] for run in runs() if run["draft"] == "d1-b")
+    for temperature in (0.0, 0.8):
+        params = SamplingParams(max_tokens=48, temperature=temperature, ignore_eos=True)
+        plain = engine.generate(prompt, params, method="ar")
+        for method in ("chain", "tree"):
+            drafted = engine.generate(prompt, params, method=method)
+            assert drafted.token_ids == plain.token_ids
+            assert drafted.stats.acceptance_length > 1
+
+
+@pytest.mark.parametrize("window", [0, 24])
+def test_a_window_as_asked_changes_no_token(oracle: Path, window: int, device: str) -> None:
+    root = oracle / "draft"
+    prompt = next(run["prompt"] for run in runs() if run["draft"] == "d1-b")
+    options = {"dtype": "float32", "max_context": 512, "device": device, "draft_window": window}
+    engine = Engine.load(str(root / "t-a.F32.gguf"), draft=str(root / "d1-b.F32.dflash.gguf"), **options)
+    assert any("as asked" in fact for name, fact in engine.drafter.facts().items() if name.startswith("note"))
+    params = SamplingParams(max_tokens=48, ignore_eos=True)
+    plain = engine.generate(prompt, params, method="ar")
+    assert engine.generate(prompt, params, method="chain").token_ids == plain.token_ids

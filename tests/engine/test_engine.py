@@ -144,7 +144,7 @@ def test_describe_names_what_runs(engine: Engine) -> None:
     facts = engine.describe()
     assert facts["target"] == "l-b.Q4_1.gguf"
     assert facts["architecture"] == "llama"
-    assert facts["kv"] == "f32"
+    assert facts["kv"] == "f32" and facts["draft_kv"] == "f32"
     assert facts["draft"] == "lookup"
     assert facts["weight_form"] == "f32 100 %"
 
@@ -171,6 +171,9 @@ def test_describe_names_a_draft_by_its_file(tiny: Path, vendored: Path) -> None:
         ({"speed": 9}, "speed"),
         ({"draft_causal": "maybe"}, "sliding"),
         ({"draft": "lookup", "draft_block": 8}, "draft_block"),
+        ({"draft": "lookup", "draft_window": 8}, "draft_window"),
+        ({"draft_window": -1}, "window"),
+        ({"draft_window": "all"}, "window"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(tiny: Path, options: dict[str, object], says: str) -> None:

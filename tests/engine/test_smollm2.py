@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import torch
 
 from draftwood import Engine, SamplingParams
 from draftwood.batch import ForwardInput
-from draftwood.cache.registry import kv_pair
+from draftwood.cache import coded
+from draftwood.cache.registry import KV_TYPES, kv_pair
 from tests.models.test_oracle import relative
 
 MEAN_TOLERANCE = 1.5e-2
@@ -20,13 +22,18 @@ EACH_TOLERANCE = 3.7e-2
 """llama.cpp's own error on this file is 0.8e-2 to 3.7e-2 (oracle README)."""
 
 
+KV = (*KV_TYPES, "q4_0/tq4_0")
+
+
 @pytest.fixture(scope="module")
 def engines(demo_model: Path) -> Any:
     loaded: dict[str, Engine] = {}
 
-    def get(dtype: str) -> Engine:
+    def get(dtype: str, kv: str = "f32") -> Engine:
+        """An engine of this dtype, its caches from now on of this KV type."""
         if dtype not in loaded:
             loaded[dtype] = Engine.load(str(demo_model), draft="lookup", dtype=dtype)
+        loaded[dtype].kv = kv_pair(kv)
         return loaded[dtype]
 
     return get
@@ -108,6 +115,16 @@ def test_lookup_changes_no_token_in_full(engines: Any, index: int, temperature: 
     same_tokens(engines("auto"), index, temperature, method, 128)
 
 
+QUICK_KV = ("q8_0", "q4_0/tq4_0", "tq3_0")
+
+
+@pytest.mark.parametrize("kv", [pytest.param(k, marks=() if k in QUICK_KV else pytest.mark.slow) for k in KV])
+def test_every_kv_type_with_drafts(engines: Any, kv: str) -> None:
+    engine = engines("auto", kv)
+    for index, temperature, method in ((0, 0.0, "tree"), (3, 0.8, "chain")):
+        same_tokens(engine, index, temperature, method, 32)
+
+
 def same_tokens(engine: Engine, index: int, temperature: float, method: str, tokens: int) -> None:
     prompts = humaneval()
     if not prompts:
@@ -118,3 +135,69 @@ def same_tokens(engine: Engine, index: int, temperature: float, method: str, tok
     assert drafted.token_ids == plain.token_ids
     assert drafted.text == plain.text
     assert drafted.finish_reason == plain.finish_reason
+
+
+# ---------------------------------------------------------------------------------- what a KV type costs in fidelity
+
+
+class Fidelity(NamedTuple):
+    """Mean Kullback-Leibler divergence from f16 in nats, and the share of positions with the same likeliest token."""
+
+    divergence: float
+    same_top: float
+
+
+@pytest.fixture(scope="module")
+def fidelity(engines: Any) -> Any:
+    """Measures a KV type on the first tokens of the HumanEval programs."""
+    text = programs()
+    ids: dict[int, list[int]] = {}
+    reference: dict[int, Any] = {}
+
+    def logs(kv: str, count: int) -> Any:
+        engine = engines("float32", kv)
+        if count not in ids:
+            ids[count] = engine.tokenizer.encode(text, special=False)[:count]
+        return torch.from_numpy(engine.logits(ids[count])).log_softmax(-1)
+
+    def measure(kv: str, count: int) -> Fidelity:
+        if count not in reference:
+            reference[count] = logs("f16", count)
+        expected, found = reference[count], logs(kv, count)
+        divergence = (expected.exp() * (expected - found)).sum(-1).mean()
+        same = (expected.argmax(-1) == found.argmax(-1)).float().mean()
+        return Fidelity(float(divergence), float(same))
+
+    return measure
+
+
+def programs() -> str:
+    """All HumanEval programs; the test is skipped where the data was not fetched."""
+    from draftwood.engine.fetch import cached
+
+    path = cached("humaneval")
+    if path is None:
+        pytest.skip("no HumanEval prompts: run `make setup` (or `draftwood pull humaneval`)")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        tasks = [json.loads(line) for line in lines]
+    return "".join(task["prompt"] + task["canonical_solution"] for task in tasks)
+
+
+def test_eight_bits_cost_next_to_nothing(fidelity: Any) -> None:
+    found = fidelity("q8_0", 320)
+    assert found.divergence <= 5e-4 and found.same_top >= 0.99
+
+
+@pytest.mark.slow
+def test_what_the_kv_types_cost(fidelity: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 3600
+    rotated = {kv: fidelity(kv, count) for kv in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "tq4_0", "tq3_0", "tq2_0")}
+    assert rotated["q8_0"].divergence <= 5e-4 and rotated["q8_0"].same_top >= 0.99
+    order = [rotated[kv].divergence for kv in ("q8_0", "q5_0", "q4_0", "tq3_0", "tq2_0")]
+    assert order == sorted(order)
+    identity = torch.eye(64)
+    monkeypatch.setattr(coded, "rotation", lambda width, device: (identity, identity))
+    plain = {kv: fidelity(kv, count).divergence for kv in ("q8_0", "q4_0")}
+    assert rotated["q8_0"].divergence <= plain["q8_0"]
+    assert rotated["q4_0"].divergence <= plain["q4_0"]
+    assert rotated["tq4_0"].divergence <= plain["q4_0"]

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from draftwood.formats.ggml import BLOCK_TYPES
 from draftwood.kernels.activation import sigmoid, silu, softplus
+from draftwood.kernels.hadamard import rotate as rotate_heads
+from draftwood.kernels.hadamard import rotation as head_rotation
 from draftwood.kernels.linear import LinearRequest, load_linear
 from draftwood.kernels.norm import l2_norm, rms_norm
 from draftwood.kernels.rope import frequencies, rotate, rotation
@@ -108,6 +110,24 @@ def test_rotation_angles_do_not_depend_on_the_other_rows(positions: int, device:
     whole = rotation(torch.arange(64, device=device) + positions, rates)
     for row in (0, 1, 13, 63):
         assert torch.equal(rotation(torch.tensor([row + positions], device=device), rates)[0], whole[row])
+
+
+@pytest.mark.parametrize("width", [16, 32, 64, 80, 96, 128, 256])
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 5, 8, 9, 24, 32])
+def test_rotated_heads(width: int, heads: int, device: str) -> None:
+    """Queries, keys and values of KV types that rotate; the heads of a pass's rows are rows of one product."""
+    there, back = head_rotation(width, device)
+    rows = torch.randn(64, heads, width, generator=torch.Generator().manual_seed(heads)).to(device)
+    assert_rows_are_alone(lambda x: rotate_heads(x, there), rows)
+    assert_rows_are_alone(lambda x: rotate_heads(x, back), rows.flatten(1))
+
+
+def test_rotated_heads_of_a_prompt_are_those_of_its_granules(device: str) -> None:
+    there, _ = head_rotation(64, device)
+    rows = torch.randn(320, 3, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    whole = rotate_heads(rows, there)
+    for first, end in ((0, 64), (64, 192), (256, 320)):
+        assert torch.equal(rotate_heads(rows[first:end].clone(), there), whole[first:end])
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "Q4_K"])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from draftwood.batch import GRANULE
-from draftwood.cache.kv import poison
+from draftwood.cache.kv import KVState, poison
 from draftwood.cache.registry import kv_pair
 from draftwood.errors import (
     DraftMismatchError,
@@ -386,6 +386,53 @@ def test_windows(source: GGUFFile) -> None:
     unused = directory(layer_types=["sliding_attention"] * 2, sliding_window=32, use_sliding_window=False)
     spec = read_spec(unused)
     assert spec.windows == (None, None) and spec.causal == (True, True) and "use_sliding_window" in spec.notes[0]
+
+
+def test_windows_as_asked(source: GGUFFile) -> None:
+    """They change how far back a layer sees and not which layers are causal."""
+    file = read_spec(edited(source, **SLIDING))
+    for window, expected in ((16, (16, 16, None)), (0, (None,) * 3), (None, (32, 32, None))):
+        spec = read_spec(edited(source, **SLIDING), window=window)
+        assert spec.windows == expected and spec.causal == file.causal == (True, True, False)
+        assert any("as asked" in note for note in spec.notes) == (window is not None)
+    assert read_spec(source, window=2048).windows == (2048, 2048, None)
+    assert read_spec(source, window=2048).causal == (False,) * 3
+    for wrong in (-1, 1.5, True, "off"):
+        refused(UsageError, lambda: read_spec(source, window=wrong), "window", "0 for no window")  # type: ignore[arg-type]  # noqa: B023
+
+
+@pytest.mark.parametrize("kv", ["f32", "q8_0", "tq4_0/tq3_0"])
+@pytest.mark.parametrize("pieces", [(1, 2, 16, 7, 1, 64, 40, 5), (100, 3, 90, 17, 60)])
+def test_a_window_s_cache_gives_the_bits_of_a_whole_one(
+    source: GGUFFile, kv: str, pieces: tuple[int, ...], device: str
+) -> None:
+    model = build(edited(source, **SLIDING), device)
+    context = fresh(model, kv)
+    size = model.spec.kv_heads, model.spec.head_dim, 320, device
+    whole = DraftContext([KVState(kv_pair(kv), *size) for _ in model.layers])
+    assert context.nbytes < whole.nbytes
+    assert [type(state) is KVState for state in context.states] == [False, False, True]
+    features = torch.from_numpy(GOLDENS[0].arrays["features"]).to(device)
+    for _ in range(2):
+        start = 0
+        for count in pieces:
+            for each in (context, whole):
+                model.project(features[start : start + count], each)
+            start += count
+            for rows in (16, 3):
+                found, expected = (model.block(torch.tensor(7, device=device), rows, each) for each in (context, whole))
+                assert torch.equal(found, expected), (start, rows)
+        context.truncate(0)
+        whole.truncate(0)
+
+
+def test_memory_of_a_sliding_layer_does_not_grow(source: GGUFFile, device: str) -> None:
+    model = build(edited(source, **SLIDING), device)
+    sizes = [
+        [state.nbytes for state in model.new_context(kv_pair("f16"), tokens).states] for tokens in (64, 1024, 65536)
+    ]
+    assert sizes[0][:2] == sizes[1][:2] == sizes[2][:2]
+    assert sizes[2][2] > 50 * sizes[1][0]
 
 
 def test_an_old_file_of_the_qwen36_draft_gets_the_window_it_left_out(source: GGUFFile) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from draftwood.decode.params import SamplingParams
 from draftwood.engine.engine import Engine
-from draftwood.training.generate import Player, Written, WritingRules, choose, play
+from draftwood.training.generate import Player, WritingRules, Written, choose, play
 from draftwood.training.prompts.scripts import ANSWER, USER, Script
 from draftwood.training.teachers import open_teacher
 from tests.conftest import VENDORED

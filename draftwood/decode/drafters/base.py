@@ -19,7 +19,8 @@ class DrafterRequest:
     target: the loaded target, whose token table and head a draft may borrow. path: the draft file or directory, None
     for drafters without one. dtype: "auto", "float32" or "bfloat16". kv: KV type of the draft's own cache.
     causal: in-block causality, "file", "none", "sliding" or "all". block: rows of a block, None for the file's.
-    tap_shift: "auto", "0" or "1", what to subtract from the file's target layer numbers.
+    tap_shift: "auto", "0" or "1", what to subtract from the file's target layer numbers. window: how far back a draft's
+    layers but the last see, 0 for no window, None for the file's.
     """
 
     target: Model
@@ -30,6 +31,7 @@ class DrafterRequest:
     causal: str = "file"
     block: int | None = None
     tap_shift: str = "auto"
+    window: int | None = None
 
 
 class Drafter(ABC):

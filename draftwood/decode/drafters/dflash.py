@@ -139,7 +139,7 @@ def open_drafter(request: DrafterRequest) -> DFlashDrafter:
     if request.path is None:
         raise UsageError("A DFlash draft needs a file; give the path of the draft made for the target.")
     source = open_source(request.path)
-    spec = fit(read_spec(source, request.causal, request.tap_shift), request.target.spec)
+    spec = fit(read_spec(source, request.causal, request.tap_shift, request.window), request.target.spec)
     rows = block_rows(spec, request.block)
     weights = Weights(DraftTensors(source), request.target.device, request.dtype, exact=False)
     model = build(spec, weights, request.target)

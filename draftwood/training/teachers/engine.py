@@ -8,13 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from draftwood.batch import ForwardInput
+from draftwood.batch import PASS_TOKENS, ForwardInput
 from draftwood.cache.registry import kv_pair
 from draftwood.cache.sequence import Sequence
 from draftwood.formats.gguf import GGUFFile
 from draftwood.layers.weights import Weights
 from draftwood.models.registry import architecture
-from draftwood.prefill.dense import PASS_TOKENS
 from draftwood.training.packing import Rows
 from draftwood.training.teachers import base
 

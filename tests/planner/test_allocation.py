@@ -1,0 +1,254 @@
+"""A plan is what gets allocated, to the byte: against tensors made without the planner's help, at tiny scale."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import gguf
+import pytest
+import torch
+from torch import Tensor
+
+from draftwood.batch import GRANULE
+from draftwood.buffers import total
+from draftwood.cache.kv import KVState
+from draftwood.cache.recurrent import RecurrentState
+from draftwood.cache.registry import KV_TYPES, kv_pair
+from draftwood.cache.sequence import Sequence
+from draftwood.cache.window import windowed_state
+from draftwood.formats.ggml import BLOCK_TYPES
+from draftwood.formats.gguf import GGUFFile
+from draftwood.formats.source import TensorInfo
+from draftwood.kernels.delta_rule import DeltaShape
+from draftwood.layers.weights import Weights
+from draftwood.models import buffers, dflash
+from draftwood.models.draft_spec import DraftSpec, read_spec
+from draftwood.models.draft_tensors import DraftTensors, open_source
+from draftwood.models.registry import architecture
+from draftwood.models.spec import DeltaSpec, ModelSpec
+from draftwood.planner import hardware
+from draftwood.planner.inventory import Draft, Target, target_of_file
+from draftwood.planner.plan import OURS, Row, Setup
+from draftwood.planner.search import Question, weigh
+from tests.conftest import VENDORED
+from tests.models.test_dflash import VENDORED_DRAFT, target_on
+
+CASES = 200
+MATRIX_TYPES = ("Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16")
+FAST = {"Q4_K": 160, "Q5_K": 192, "Q6_K": 224}
+"""Bytes of 256 weights in the fast layout."""
+
+
+def tensor(name: str, rows: int, columns: int, kind: str) -> TensorInfo:
+    block = BLOCK_TYPES[kind]
+    return TensorInfo(name, (rows, columns), block, rows * block.row_bytes(columns))
+
+
+def drawn_target(draw: random.Random) -> Target:
+    """A hybrid or dense model of a few narrow layers, its matrices of mixed types."""
+    layers, hidden, head_dim = draw.randint(1, 5), 256, draw.choice((32, 64, 128))
+    attention = tuple(draw.random() < 0.5 for _ in range(layers))
+    delta = None if all(attention) else DeltaSpec(draw.choice((1, 2)), 2 * draw.randint(1, 2), 16)
+    spec = ModelSpec(
+        *("drawn", layers, hidden, 256 * draw.randint(1, 3), 256 * draw.randint(1, 4), 4, draw.choice((1, 2, 4))),
+        *(head_dim, 1e-6, head_dim, 1e4, "halves", 4096, attention),
+        gated=draw.random() < 0.5,
+        delta=delta,
+    )
+    named = [("token_embd.weight", spec.vocab, hidden)]
+    if draw.random() < 0.5:
+        named.append(("output.weight", spec.vocab, hidden))
+    for i in range(layers + draw.randint(0, 1)):  # the last one may be a block for multi-token prediction
+        named += [(f"blk.{i}.ffn_up.weight", spec.ffn, hidden), (f"blk.{i}.ffn_down.weight", hidden, spec.ffn)]
+    tensors = [tensor(name, rows, columns, draw.choice(MATRIX_TYPES)) for name, rows, columns in named]
+    tensors.append(TensorInfo("output_norm.weight", (hidden,), BLOCK_TYPES["F32"], 4 * hidden))
+    return Target("drawn", "a drawn model", spec, tuple(tensors))
+
+
+def drawn_draft(draw: random.Random, target: Target) -> Draft:
+    layers, head_dim = draw.randint(1, 3), draw.choice((32, 64))
+    windows = tuple(draw.choice((None, 64, 100, 192)) for _ in range(layers))
+    spec = DraftSpec(
+        *("drawn", "dflash", layers, 256, 256, 2, draw.choice((1, 2)), head_dim, 1e-6, 1e4, draw.choice((4, 8, 16)), 0),
+        *(tuple(range(draw.randint(1, 3))), windows, (False,) * layers, (), target.spec.vocab, 256, 0),
+    )
+    tensors = [tensor(f"blk.{i}.ffn_up.weight", 256, 256, draw.choice(MATRIX_TYPES)) for i in range(layers)]
+    return Draft("drawn", spec, tuple(tensors))
+
+
+def allocated(row: Row, question: Question, rows: int) -> list[Tensor]:
+    """Every tensor of a row: states by their own classes, the rest with the shapes that the design names."""
+    target, draft, context = question.target, row.draft, question.context
+    spec, capacity = target.spec, context + -context % GRANULE
+    made: list[Tensor] = []
+    own_head = any(info.name == "output.weight" for info in target.tensors)
+    for info in target.tensors:
+        if info.name == "token_embd.weight" and "host_table" not in row.levers:
+            made.append(torch.empty(info.nbytes, dtype=torch.uint8))
+        skipped = info.name == "token_embd.weight" and own_head
+        if not skipped and not info.name.startswith(f"blk.{spec.layers}."):
+            made.append(weight(info, "compact_weights" in row.levers))
+    states: list[KVState | RecurrentState] = []
+    for attends in spec.attention:
+        if attends:
+            states.append(KVState(row.kv, spec.kv_heads, spec.head_dim, capacity, "cpu"))
+        elif spec.delta is not None:
+            states.append(staged(spec.delta, rows))
+            made += tape_of(states[-1])
+    sequence = Sequence(states, capacity, "cpu")
+    made += [sequence.tokens, *(t for state in states for t in tensors_of(state))]
+    made += decode_scratch(spec, rows) + prefill_scratch(spec)
+    made.append(torch.empty(rows, spec.vocab))
+    if draft is not None:
+        facts, kv = draft.spec, kv_pair("tq4_0" if "draft_kv" in row.levers else "q8_0")
+        made += [weight(info, "compact_weights" in row.levers) for info in draft.tensors]
+        for window in facts.windows:
+            made += tensors_of(windowed_state(kv, facts.kv_heads, facts.head_dim, capacity, window, "cpu"))
+        width = len(facts.taps) * spec.hidden
+        made += [torch.empty(rows, width), torch.empty(2048, width, dtype=torch.float16)]
+        made.append(torch.empty(facts.block_size - 1, spec.vocab))
+    return made
+
+
+def weight(info: TensorInfo, compact: bool) -> Tensor:
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[info.block_type.name]]
+    if not compact and info.block_type.name in FAST:
+        block, size = 256, FAST[info.block_type.name]
+    return torch.empty(*info.shape[:-1], info.shape[-1] // block, size, dtype=torch.uint8)
+
+
+def staged(delta: DeltaSpec, rows: int) -> RecurrentState:
+    """A state with a pass of `rows` nodes on its tape."""
+    shape = DeltaShape(delta.key_heads, delta.value_heads, delta.state_dim, delta.state_dim, 1e-6)
+    state = RecurrentState(shape, torch.zeros(4, delta.channels), "cpu")
+    raw, gates = torch.zeros(rows, delta.channels, dtype=torch.bfloat16), torch.zeros(rows, delta.value_heads)
+    state.stage(raw, gates, gates.clone(), list(range(-1, rows - 1)), list(range(rows)))
+    return state
+
+
+def tape_of(state: KVState | RecurrentState) -> list[Tensor]:
+    assert isinstance(state, RecurrentState) and state._tape is not None
+    return list(state._tape)
+
+
+def tensors_of(state: KVState | RecurrentState) -> list[Tensor]:
+    if isinstance(state, RecurrentState):
+        return [state.state, state.window]
+    return [t for plane in (state.keys, state.values) for t in plane.buffers().values()]
+
+
+def decode_scratch(spec: ModelSpec, rows: int) -> list[Tensor]:
+    made = [torch.empty(1024, 2, rows, 32), torch.empty(32, rows, spec.heads, spec.head_dim + 2)]
+    widest = max(2 * spec.ffn, spec.query_width)
+    if spec.delta is not None:
+        made.append(torch.empty(15, spec.delta.value_heads, spec.delta.state_dim, spec.delta.state_dim))
+        widest = max(widest, spec.delta.channels)
+    operand = max(spec.ffn, spec.hidden, spec.heads * spec.head_dim)
+    made += [torch.empty(rows, spec.hidden), torch.empty(rows, operand, dtype=torch.float16)]
+    return [*made, torch.empty(rows, widest)]
+
+
+def prefill_scratch(spec: ModelSpec, tokens: int = 2048) -> list[Tensor]:
+    half = {"dtype": torch.bfloat16}
+    operand = max(spec.ffn, spec.hidden, spec.heads * spec.head_dim)
+    phases = [
+        [torch.empty(tokens, 2 * spec.ffn, **half)],
+        [
+            torch.empty(tokens, spec.query_width + 2 * spec.kv_heads * spec.head_dim, **half),
+            torch.empty(tokens, spec.heads * spec.head_dim),
+        ],
+    ]
+    if spec.delta is not None:
+        d = spec.delta
+        phases.append(
+            [
+                torch.empty(tokens, d.channels, **half),
+                torch.empty(tokens, d.channels, **half),
+                torch.empty(tokens, d.value_width, **half),
+                torch.empty(tokens, 2 * d.value_heads),
+                torch.empty(tokens, d.value_width),
+                torch.empty(tokens, d.value_heads, d.state_dim),
+                torch.empty(tokens, d.value_heads, d.state_dim),
+                torch.empty(tokens // 64, d.value_heads, 64, 64),
+                torch.empty(tokens // 64, d.value_heads, 64, 64),
+            ]
+        )
+    shared = [torch.empty(tokens, spec.hidden), torch.empty(tokens, operand, dtype=torch.float16)]
+    return shared + max(phases, key=lambda phase: sum(t.nbytes for t in phase))
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_fit_is_the_sum_of_what_is_allocated(part: int) -> None:
+    """200 drawn cards, contexts and models; limits lie around the sum, often on it to the byte."""
+    draw = random.Random(part)
+    reserved = hardware.DRIVER + hardware.GRAPHS + hardware.MARGIN
+    fitted = 0
+    for _ in range(CASES // 4):
+        target = drawn_target(draw)
+        draft = drawn_draft(draw, target) if draw.random() < 0.6 else None
+        budget = draw.choice((None, 1, 7, 22, 63))
+        allowed = [kind for kind in KV_TYPES.values() if target.spec.head_dim % kind.head_multiple == 0]
+        question = Question(
+            target,
+            (draft,),
+            draw.choice(list(hardware.cards().values())),
+            memory=1 << 40,
+            limit=1 << 40,
+            context=draw.randint(1, 700),
+            budget=budget,
+            kv=(draw.choice(allowed), draw.choice(allowed)),
+        )
+        rows = 1 if draft is None else 64 if budget is None else budget + 1
+        roomy = weigh(question)[0]
+        taken = roomy.total
+        assert taken == reserved + sum(t.nbytes for t in allocated(roomy, question, rows))
+        share = draw.choice((0, 0, 1, draw.randint(2, taken // 20), draw.randint(2, taken // 5)))
+        limit = taken + draw.choice((-1, 1)) * share
+        (row,) = weigh(dataclasses.replace(question, limit=limit))
+        needed = reserved + sum(t.nbytes for t in allocated(row, question, rows))
+        assert row.total == needed
+        assert row.fits == (needed <= limit)
+        fitted += row.fits
+    assert CASES // 4 * 0.2 < fitted < CASES // 4
+
+
+@pytest.mark.parametrize("name", ["l-b.Q4_1.gguf", "q3-b.Q4_K_M.gguf", "q35-c.Q4_K_M.gguf"])
+def test_a_loaded_model_keeps_what_its_buffers_say(name: str) -> None:
+    path = VENDORED / "models" / name
+    source = GGUFFile.open(path)
+    module = architecture(source)
+    model = module.build(module.read_spec(source), Weights(source, "cpu", "auto"))
+    for kv in ("f32", "q8_0/f16", *(kind.name for kind in KV_TYPES.values() if model.spec.head_dim % 32 == 0)):
+        for capacity in (1, 64, 200):
+            sequence = model.new_sequence(kv_pair(kv), capacity)
+            stated = buffers.cache_buffers(model.spec, kv_pair(kv), capacity) + buffers.state_buffers(model.spec)
+            assert total(stated) == sequence.nbytes
+
+
+@pytest.mark.parametrize("window", [None, 100])
+def test_a_loaded_draft_keeps_what_its_buffers_say(window: int | None) -> None:
+    source = open_source(VENDORED / "draft" / VENDORED_DRAFT)
+    spec = read_spec(source)
+    spec = dataclasses.replace(spec, windows=(window, *spec.windows[1:]))
+    model = dflash.build(spec, Weights(DraftTensors(source), "cpu", "auto"), target_on("cpu"))
+    for capacity in (64, 320):
+        stated = buffers.draft_cache_buffers(spec, kv_pair("q8_0"), capacity)
+        assert total(stated) == model.new_context(kv_pair("q8_0"), capacity).nbytes
+
+
+def test_the_weights_of_a_file_are_those_of_its_tensors() -> None:
+    path = VENDORED / "models" / "q35-c.Q4_K_M.gguf"
+    target = target_of_file(path)
+    unused = f"blk.{target.spec.layers}."  # the block for multi-token prediction
+    sizes = {t.name: t.n_bytes for t in gguf.GGUFReader(path).tensors if not t.name.startswith(unused)}
+    table = sizes.pop("token_embd.weight") if "output.weight" in sizes else 0
+    assert target.layout_bytes["compact"] == sum(sizes.values())
+    assert target.layout_bytes["fast"] > target.layout_bytes["compact"]
+    parts = OURS.parts(plain_setup(target))
+    assert parts["table"] == (table or sizes["token_embd.weight"])
+
+
+def plain_setup(target: Target) -> Setup:
+
+    return Setup(target, None, kv_pair("f16"), kv_pair("q8_0"), 64, 1)
