@@ -38,10 +38,19 @@ CARRIED_ROUNDS = 2.0
 LOOK_AFTER = 128
 """Rounds until the kind of tree that was not asked for the longest is tried again, whatever it promises."""
 
+PLAIN_AFTER = 64
+"""Rounds until a plain one is timed again, which costs next to nothing."""
+
+TIMES_MEMORY = 0.95
+"""What a round's time still weighs a round later: machines are now busy, now idle."""
+
+TIMES_WEIGHT = 1.0
+"""Rounds that the times of the other kind of round, drafted or plain, count for."""
+
 HIGHEST_FLOOR = 0.5
 """However dear a row is, a candidate that is rather right than wrong is tried."""
 
-MOST_SLOWNESS = 3.0
+MOST_SLOWNESS = 2.0
 """A single round counts for no more over (or under) the announced time than by this factor."""
 
 
@@ -111,9 +120,9 @@ class Seen:
         self._nodes = [value * share for value in self._nodes]
 
 
-def _mean(total: float, rounds: float, prior: float) -> float:
-    """A mean, with a prior that counts for PRIOR_WEIGHT rounds."""
-    return (total + PRIOR_WEIGHT * prior) / (rounds + PRIOR_WEIGHT)
+def _mean(total: float, rounds: float, prior: float, weight: float = PRIOR_WEIGHT) -> float:
+    """A mean, with a prior that counts for `weight` rounds."""
+    return (total + weight * prior) / (rounds + weight)
 
 
 @dataclass(frozen=True)
@@ -170,6 +179,8 @@ class AutoPolicy:
         if self._round % LOOK_AFTER == 0:
             longest_ago = min(self._asked, key=self._asked.__getitem__)
             arm = max((arm for arm in self.arms if arm.shape.kind == longest_ago), key=self.rate)
+        elif self._round % PLAIN_AFTER == 0:
+            arm = self.arms[0]
         self._asked[arm.shape.kind] = self._round
         return replace(arm, shape=replace(arm.shape, floor=self.floor)) if arm.depth else arm
 
@@ -178,8 +189,9 @@ class AutoPolicy:
     ) -> None:
         """Learn from a round: what it did, see `RoundOutcome`, and how long it took."""
         drafted, slowness = arm.depth > 0, seconds / self._announced(arm, 1 + nodes)
-        self._timed[drafted] = self._timed[drafted] * MEMORY + 1
-        self._slowness[drafted] *= MEMORY
+        for sums in (self._timed, self._slowness):
+            sums[:] = [value * TIMES_MEMORY for value in sums]
+        self._timed[drafted] += 1
         self._slowness[drafted] += min(MOST_SLOWNESS, max(1 / MOST_SLOWNESS, slowness))
         self._all.observe(arm.depth, accepted, proposed_depth, nodes)
         for kind, seen in self._seen.items():
@@ -211,7 +223,11 @@ class AutoPolicy:
         """Work out the outlook of every arm, the best one, and the floor."""
         acceptance, nodes = self._all.acceptance(), self._all.nodes()
         known = {kind: (seen.acceptance(acceptance), seen.nodes(nodes)) for kind, seen in self._seen.items()}
-        plain, drafted = (_mean(*sums, 1.0) for sums in zip(self._slowness, self._timed, strict=True))
+        # What is true of one kind of round is taken to be true of the other until it was timed.
+        both = _mean(sum(self._slowness), sum(self._timed), 1.0)
+        plain, drafted = (
+            _mean(*sums, both, TIMES_WEIGHT) for sums in zip(self._slowness, self._timed, strict=True)
+        )
         self.outlook = {self.arms[0]: Outlook(1.0, self._announced(self.arms[0], 1) * plain)}
         for arm in self.arms[1:]:
             acceptance, nodes = known[arm.shape.kind]

@@ -19,9 +19,11 @@ def draw_curves(points: Sequence[Point], evaluation: Mapping[str, Any] | None, p
 
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     steps = [point.step for point in points]
-    left.plot(steps, [point.loss for point in points], color="#8a8a8a", linewidth=0.6)
-    left.plot(steps, smoothed([point.loss for point in points]), color="#1f4e79", linewidth=1.6)
-    left.set(title="loss", xlabel="step", ylim=(0, None))
+    losses = [point.loss for point in points]
+    left.plot(steps, losses, color="#8a8a8a", linewidth=0.6)
+    left.plot(steps, smoothed(losses), color="#1f4e79", linewidth=1.6)
+    ceiling = 1.3 * max(smoothed(losses)[len(losses) // 10 :])
+    left.set(title="loss", xlabel="step", ylim=(0, ceiling))
     middle.plot(steps, smoothed([point.tau_anchor for point in points]), color="#1f4e79", label="tokens a round (tau)")
     middle.set(title="on the training text, before each step", xlabel="step", ylim=(1, None))
     share = middle.twinx()
@@ -65,8 +67,13 @@ def card(
     points: Sequence[Point],
     evaluation: Mapping[str, Any],
     conditions: Mapping[str, Any],
+    remarks: Sequence[str] = (),
 ) -> str:
-    """The model card, Markdown. conditions: date, hardware, commit and what else the run was made under."""
+    """The model card, Markdown.
+
+    conditions: date, hardware, commit and what else the run was made under. remarks: paragraphs on what a reader should
+    know besides.
+    """
     draft, fit = recipe.draft, recipe.fit
     last = points[-1]
     lines = [
@@ -86,6 +93,7 @@ def card(
         f"| recipe | SHA-256 {recipe.sha256()[:16]}, seed {recipe.seed} |",
         *(f"| {name} | {value} |" for name, value in conditions.items()),
         "",
+        *(line for remark in remarks for line in (remark, "")),
         "## Text",
         "",
         "All of it was written by the target itself, from prompts that this project composes. No benchmark text: a",

@@ -1,0 +1,90 @@
+"""The shipped draft on the demo model: the tokens of plain decoding, whatever it proposes; and what its file says."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from draftwood import Engine, SamplingParams
+from draftwood.bench.prompts.chat import PROMPTS
+from draftwood.bench.prompts.humaneval import load_prompts
+from draftwood.engine import fetch
+from draftwood.formats.gguf import GGUFFile
+
+BUDGETS = (4, 8, 22, 63)
+SEEDS = (1, 2, 3)
+MIB = 1 << 20
+DRAFT = fetch.drafts_dir() / fetch.registry(fetch.DRAFTS)["demo"].file
+
+
+@pytest.fixture(scope="module")
+def engine(demo_model: Path) -> Engine:
+    return Engine.load(target=str(demo_model), draft="demo")
+
+
+@cache
+def prompts() -> tuple[str, ...]:
+    """Raw HumanEval prompts, then user messages for the chat template."""
+    path = fetch.cached("humaneval")
+    if path is None:
+        pytest.skip("no HumanEval prompts: run `make setup` (or `draftwood pull humaneval`)")
+    return tuple(prompt.text for prompt in (*load_prompts(path), *PROMPTS[:20]))
+
+
+def text(engine: Engine, index: int) -> str:
+    raw = prompts()[index]
+    if index < 10:
+        return raw
+    rendered: str = engine.tokenizer.chat_template.render([{"role": "user", "content": raw}])
+    return rendered
+
+
+def check(engine: Engine, index: int, params: SamplingParams, budgets: tuple[int, ...]) -> None:
+    prompt = text(engine, index)
+    plain = engine.generate(prompt, params, method="ar").token_ids
+    for budget in budgets:
+        for method in ("chain", "tree"):
+            result = engine.generate(prompt, params, method=method, budget=budget)
+            assert result.token_ids == plain, f"prompt {index}, {method} {budget}"
+
+
+CASES = [
+    (index, temperature, seed, budget)
+    for index in range(30)
+    for temperature in (0.0, 0.8)
+    for seed in (SEEDS if temperature else SEEDS[:1])
+    for budget in BUDGETS
+]
+
+
+@pytest.mark.parametrize(("index", "temperature", "seed", "budget"), random.Random(4).sample(CASES, 6))
+def test_chain_and_tree_give_the_tokens_of_plain_decoding(
+    engine: Engine, index: int, temperature: float, seed: int, budget: int
+) -> None:
+    check(engine, index, SamplingParams(max_tokens=48, temperature=temperature, seed=seed), (budget,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", range(30))
+def test_every_prompt_temperature_seed_and_budget(engine: Engine, index: int) -> None:
+    for temperature in (0.0, 0.8):
+        for seed in SEEDS if temperature else SEEDS[:1]:
+            check(engine, index, SamplingParams(max_tokens=64, temperature=temperature, seed=seed), BUDGETS)
+
+
+def test_it_accepts_what_its_card_promises(engine: Engine) -> None:
+    """A wrong tap, mask, template or position leaves about one token a round."""
+    params = SamplingParams(max_tokens=64)
+    stats = [engine.generate(text(engine, index), params, method="chain").stats for index in (3, 8, 12, 20)]
+    assert sum(s.emitted - 1 for s in stats) / sum(s.rounds for s in stats) > 2.2
+
+
+def test_file() -> None:
+    draft = GGUFFile.open(DRAFT)
+    assert DRAFT.stat().st_size <= 24 * MIB
+    assert draft.architecture == "dflash" and draft.require("dflash.attention.causal") is True
+    assert draft.require("dflash.target_layers") == [2, 9, 15, 21, 28]
+    assert draft.tensors["blk.0.attn_q.weight"].block_type.name == "Q8_0"
