@@ -166,7 +166,9 @@ def comparison_table(runs: Sequence[MethodRun]) -> Table:
     return table
 
 
-def json_line(facts: Mapping[str, Any], commit_name: str, prompts_sha256: str, n_gen: int, result: SuiteResult) -> str:
+def json_line(
+    facts: Mapping[str, Any], commit_name: str, prompts: str, prompts_sha256: str, n_gen: int, result: SuiteResult
+) -> str:
     """The one line that ends `bench he`. Speeds in tokens a second; `budget` only where drafts are made."""
     return json.dumps(
         {
@@ -176,6 +178,7 @@ def json_line(facts: Mapping[str, Any], commit_name: str, prompts_sha256: str, n
             "device": facts["device"],
             "dtype": facts["dtype"],
             "commit": commit_name,
+            "prompts": prompts,
             "prompts_sha256": prompts_sha256,
             "n_gen": n_gen,
             "methods": [_method_json(run) for run in result.methods],

@@ -29,6 +29,9 @@ def bench(context: typer.Context) -> None:
 def he(
     target: options.TargetOption = "demo",
     draft: options.DefaultDraftOption = None,
+    prompts: Annotated[
+        str, typer.Option("--prompts", metavar="NAME", help="Whose: humaneval, or chat (30 chat questions).")
+    ] = "humaneval",
     n_gen: Annotated[
         int,
         typer.Option("--n-gen", callback=options.within("--n-gen", 1), metavar="N", help="Tokens a prompt, at most."),
@@ -75,22 +78,24 @@ def he(
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.ThreadsOption = None,
 ) -> None:
-    """Time ten HumanEval prompts.
+    """Time ten HumanEval prompts, or others.
 
     Prints a table for each method, with --compare also side by side, and one JSON line last.
     """
     names = _methods(method, compare, ddtree_budget)
     if not 0 < ddtree_temp < float("inf"):
         raise UsageError(f"--ddtree-temp is {ddtree_temp}, but must be a number above 0; 1 changes nothing.")
+    from draftwood.bench.prompts import PROMPT_SETS, prompts_for
+
+    if prompts not in PROMPT_SETS:
+        raise UsageError(f"--prompts is {prompts[:40]!r}, but the sets are {', '.join(PROMPT_SETS)}.")
     from draftwood.bench import report
     from draftwood.bench.gates import require_identical
-    from draftwood.bench.prompts.humaneval import load_prompts, prompts_sha256
+    from draftwood.bench.prompts.humaneval import prompts_sha256
     from draftwood.bench.suites.he import Method, run_suite
     from draftwood.decode.params import SamplingParams
-    from draftwood.engine.fetch import resolve
 
     params = SamplingParams(max_tokens=n_gen)
-    prompts = load_prompts(resolve("humaneval"))
     draft = draft_for(target, draft)
     engine = open_engine(
         target,
@@ -105,19 +110,20 @@ def he(
         threads=threads,
     )
     methods = [Method(name) if name == "ar" else Method(name, ddtree_budget, ddtree_temp) for name in names]
-    with steps(len(methods) * (1 + len(prompts) * repeats)) as begin:
-        result = run_suite(engine, prompts, methods, params, repeats, begin)
-    facts, commit, digest = engine.describe(), report.commit(), prompts_sha256(prompts)
+    texts = prompts_for(prompts, engine.tokenizer)
+    with steps(len(methods) * (1 + len(texts) * repeats)) as begin:
+        result = run_suite(engine, texts, methods, params, repeats, begin)
+    facts, commit, digest = engine.describe(), report.commit(), prompts_sha256(texts)
     plain(report.conditions(facts, commit, digest, n_gen, repeats))
     plain(result.differences)
     require_identical(result.differences)
     for run in result.methods:
         plain(["", f"method {report.label(run)}", *report.method_table(run)])
     if compare is not None:
-        plain(["", f"identical tokens in all {len(prompts) * len(methods) * repeats} runs", ""])
+        plain(["", f"identical tokens in all {len(texts) * len(methods) * repeats} runs", ""])
         output().print(report.comparison(result.methods, output()))
         plain(["", *report.legend(result.methods)])
-    plain(["", report.json_line(facts, commit, digest, n_gen, result)])
+    plain(["", report.json_line(facts, commit, prompts, digest, n_gen, result)])
 
 
 @app.command()

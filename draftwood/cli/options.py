@@ -139,7 +139,7 @@ DraftKeyTypeOption = Annotated[
         "--draft-type-k",
         "-ctkd",
         metavar="T",
-        help="How the draft model's own keys are kept; as its values if left out; if both are, q8_0 on a GPU, f32 on a CPU.",
+        help="How the draft model's own keys are kept; as its values if left out; without both q8_0, on a CPU f32.",
         rich_help_panel=MACHINE,
     ),
 ]

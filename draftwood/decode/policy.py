@@ -225,9 +225,7 @@ class AutoPolicy:
         known = {kind: (seen.acceptance(acceptance), seen.nodes(nodes)) for kind, seen in self._seen.items()}
         # What is true of one kind of round is taken to be true of the other until it was timed.
         both = _mean(sum(self._slowness), sum(self._timed), 1.0)
-        plain, drafted = (
-            _mean(*sums, both, TIMES_WEIGHT) for sums in zip(self._slowness, self._timed, strict=True)
-        )
+        plain, drafted = (_mean(*sums, both, TIMES_WEIGHT) for sums in zip(self._slowness, self._timed, strict=True))
         self.outlook = {self.arms[0]: Outlook(1.0, self._announced(self.arms[0], 1) * plain)}
         for arm in self.arms[1:]:
             acceptance, nodes = known[arm.shape.kind]

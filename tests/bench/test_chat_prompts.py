@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from draftwood.bench.prompts import editing
+from draftwood.bench.prompts import editing, prompts_for
 from draftwood.bench.prompts.chat import DIGEST, PROMPTS
 from draftwood.bench.prompts.humaneval import all_texts, prompts_sha256
 from draftwood.engine.fetch import cached
+from draftwood.errors import UsageError
 from draftwood.formats.gguf import GGUFFile
 from draftwood.text.tokenizer import Tokenizer
 from draftwood.training.overlap import RunIndex
@@ -67,3 +68,14 @@ def test_training_prompts_are_clear_of_benchmarks(tokenizer: Tokenizer, monkeypa
 @pytest.mark.slow
 def test_so_are_those_of_all_source_on_this_machine(tokenizer: Tokenizer) -> None:
     assert_clear(tokenizer, 3000)
+
+
+def test_in_the_target_s_template(vendored: Path) -> None:
+    tokenizer = Tokenizer.from_metadata(GGUFFile.open(vendored / "models" / "l-b.Q4_1.gguf").metadata)
+    texts = prompts_for("chat", tokenizer)
+    assert [prompt.name for prompt in texts] == [prompt.name for prompt in PROMPTS]
+    for prompt, plain in zip(texts, PROMPTS, strict=True):
+        assert f"<|im_start|>user\n{plain.text}<|im_end|>" in prompt.text
+        assert prompt.text.endswith("<|im_start|>assistant\n")
+    with pytest.raises(UsageError, match="chat template"):
+        prompts_for("chat", None)

@@ -27,7 +27,7 @@ def test_json_line_has_the_agreed_shape(target: str, behaviour: Behaviour, capsy
     out = capsys.readouterr().out
     line = last_line(out)
     assert list(line) == [
-        *("bench", "target", "draft", "device", "dtype", "commit", "prompts_sha256", "n_gen", "methods")
+        *("bench", "target", "draft", "device", "dtype", "commit", "prompts", "prompts_sha256", "n_gen", "methods")
     ]
     assert (line["bench"], line["target"], line["draft"], line["n_gen"]) == ("he", "model.gguf", "lookup", 20)
     assert [row["method"] for row in line["methods"]] == ["ar", "chain", "tree"]

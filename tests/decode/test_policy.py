@@ -189,6 +189,19 @@ def test_rounds_that_take_longer_than_announced_are_given_up() -> None:
     assert play(made, late)[0] < plain(late) / 0.95
 
 
+def test_a_machine_that_stumbles_is_soon_forgotten() -> None:
+    for seed in range(10):
+        made, world = AutoPolicy(CPU, arms()), World((0.7, 1.0), seed=seed)
+        play(made, world)
+        for _ in range(4):
+            arm = made.choose()
+            accepted, proposed, nodes, expected, seconds = world.round(arm)
+            made.observe(arm, accepted, proposed, nodes, expected, 20 * seconds)
+        seconds, chosen = play(made, world)
+        assert chosen["ar 0"] < 15
+        assert seconds < 0.85 * plain(world)
+
+
 def test_the_reason_is_one_line_of_numbers() -> None:
     made = AutoPolicy(CPU, arms())
     play(made, GOOD)

@@ -6,9 +6,22 @@ the model's chat template around each.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from draftwood.bench.prompts.humaneval import Prompt
+from draftwood.errors import UsageError
+
+if TYPE_CHECKING:
+    from draftwood.text.tokenizer import Tokenizer
+
+
+def for_target(tokenizer: Tokenizer | None) -> list[Prompt]:
+    """The messages in the target's chat template, each as the first of a chat; a UsageError for a target without one."""
+    template = None if tokenizer is None else tokenizer.chat_template
+    if template is None:
+        raise UsageError("this target has no chat template, so it cannot be asked chat questions; use other prompts.")
+    return [Prompt(p.name, template.render([{"role": "user", "content": p.text}])) for p in PROMPTS]
+
 
 _BUGGY: Final = """\
 def monthly_totals(bookings, totals={}):

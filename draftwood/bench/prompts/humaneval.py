@@ -12,8 +12,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from draftwood.engine.fetch import resolve
 from draftwood.errors import FormatError
+
+if TYPE_CHECKING:
+    from draftwood.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,11 @@ def load_prompts(path: Path) -> list[Prompt]:
             f"{path.name} is not the HumanEval file that the ten prompts are made from; "
             "fetch it again with `draftwood pull humaneval`."
         ) from error
+
+
+def for_target(tokenizer: Tokenizer | None) -> list[Prompt]:
+    """The ten prompts, fetched if need be. They are raw text for every target."""
+    return load_prompts(resolve("humaneval"))
 
 
 def all_texts(path: Path) -> list[str]:
