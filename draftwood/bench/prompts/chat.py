@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def for_target(tokenizer: Tokenizer | None) -> list[Prompt]:
-    """The messages in the target's chat template, each as the first of a chat; a UsageError for a target without one."""
+    """The messages in the target's chat template, each opening a chat; a UsageError for a target without one."""
     template = None if tokenizer is None else tokenizer.chat_template
     if template is None:
         raise UsageError("this target has no chat template, so it cannot be asked chat questions; use other prompts.")
