@@ -33,6 +33,10 @@ def accept(tree: DraftTree, target_tokens: Tensor, at_most: int = MAX_NODES) -> 
     have distinct tokens, so the accepted nodes are one path.  No value is read on the host.
     """
     capacity = tree.tokens.shape[0]
+    if at_most == 1:
+        alone = torch.full((capacity,), -1, dtype=torch.int64, device=tree.tokens.device)
+        alone[:1] = 0
+        return Accepted(path=alone, count=tree.count, next_token=target_tokens[0])
     nodes = torch.arange(capacity, device=tree.tokens.device)
     parents = tree.parents.clamp(min=0)
     accepted = (nodes < tree.count) & ((nodes == 0) | (tree.tokens == target_tokens[parents]))

@@ -50,6 +50,9 @@ TIMES_WEIGHT = 1.0
 HIGHEST_FLOOR = 0.5
 """However dear a row is, a candidate that is rather right than wrong is tried."""
 
+PLAIN_AT_ONCE = 8
+"""Plain rounds after which everything is judged anew; after a drafted one it always is."""
+
 MOST_SLOWNESS = 2.0
 """A single round counts for no more over (or under) the announced time than by this factor."""
 
@@ -82,12 +85,12 @@ class Seen:
     def __init__(self, deepest: int) -> None:
         self._reached, self._accepted, self._asked, self._nodes = ([0.0] * deepest for _ in range(4))
 
-    def observe(self, depth: int, accepted: int, proposed_depth: int, nodes: int) -> None:
-        """Note a round that asked for `depth`, 0 for one of another kind.
+    def observe(self, rounds: int, depth: int, accepted: int, proposed_depth: int, nodes: int) -> None:
+        """Note that so many rounds went by, the last of which asked for `depth`, 0 if it was of another kind.
 
         A depth that was asked for and not proposed was not accepted. Nodes are taken as evenly spread.
         """
-        self._fade(MEMORY)
+        self._fade(MEMORY**rounds)
         for d in range(depth):
             self._asked[d] += 1
             self._nodes[d] += nodes / proposed_depth if d < proposed_depth else 0
@@ -163,7 +166,7 @@ class AutoPolicy:
         # Candidates accepted and expected, of rounds with probabilities.
         self._kept, self._promised = 0.0, 0.0
         # The round in which each kind was last asked for.
-        self._round, self._asked = 0, {arm.shape.kind: 0 for arm in arms}
+        self._round, self._judged, self._asked = 0, 0, {arm.shape.kind: 0 for arm in arms}
         self.begin()
 
     def begin(self) -> None:
@@ -193,9 +196,13 @@ class AutoPolicy:
             sums[:] = [value * TIMES_MEMORY for value in sums]
         self._timed[drafted] += 1
         self._slowness[drafted] += min(MOST_SLOWNESS, max(1 / MOST_SLOWNESS, slowness))
-        self._all.observe(arm.depth, accepted, proposed_depth, nodes)
+        rounds = self._round - self._judged
+        if not drafted and rounds < PLAIN_AT_ONCE:
+            return
+        self._judged = self._round
+        self._all.observe(rounds, arm.depth, accepted, proposed_depth, nodes)
         for kind, seen in self._seen.items():
-            seen.observe(arm.depth if kind == arm.shape.kind else 0, accepted, proposed_depth, nodes)
+            seen.observe(rounds, arm.depth if kind == arm.shape.kind else 0, accepted, proposed_depth, nodes)
         if drafted:
             self._promised = self._promised * MEMORY + expected
             self._kept = self._kept * MEMORY + (accepted if expected else 0)

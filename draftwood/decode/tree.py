@@ -173,19 +173,17 @@ def _assemble(
     pending: Tensor, tokens: Tensor, parents: Tensor, depth: Tensor, alive: Tensor, scores: Tensor
 ) -> DraftTree:
     """A tree of the root and `n` further nodes (int64 [n], bool [n], scores float32 [n]), the living ones first."""
-    room = MAX_NODES - 1 - tokens.shape[0]
-    zero = torch.zeros(1, dtype=torch.int64, device=tokens.device)
-
-    def column(root: Tensor, rest: Tensor, unused: int) -> Tensor:
-        rest = torch.where(alive, rest, unused)
-        return torch.nn.functional.pad(torch.cat([root, rest]), (0, room), value=unused)
-
+    columns = torch.zeros(3, MAX_NODES, dtype=torch.int64, device=tokens.device)
+    columns[1].fill_(-1)
+    columns[0, :1] = pending
+    places = columns[:, 1 : 1 + tokens.shape[0]]
+    places.copy_(torch.where(alive, torch.stack((tokens, parents, depth)), places))
     return DraftTree(
-        tokens=column(pending.reshape(1), tokens, 0),
-        parents=column(zero - 1, parents, -1),
-        depth=column(zero, depth, 0),
+        tokens=columns[0],
+        parents=columns[1],
+        depth=columns[2],
         count=1 + alive.sum(),
-        expected=scores.double().exp().where(alive, 0).sum(),
+        expected=(scores.exp() * alive).sum(dtype=torch.float64),
     )
 
 
