@@ -39,7 +39,7 @@ LOOK_AFTER = 128
 """Rounds until the kind of tree that was not asked for the longest is tried again, whatever it promises."""
 
 PLAIN_AFTER = 64
-"""Rounds until a plain one is timed again, which costs next to nothing."""
+"""Rounds until a plain one, which the first is too, is timed again; it costs next to nothing."""
 
 TIMES_MEMORY = 0.95
 """What a round's time still weighs a round later: machines are now busy, now idle."""
@@ -59,7 +59,7 @@ MOST_SLOWNESS = 2.0
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of a decode pass by rows (ascending), and of a proposal by kind of tree and depth."""
+    """Seconds of a decode pass by rows (ascending, as are the seconds), and of a proposal by kind of tree and depth."""
 
     rows: tuple[int, ...]
     seconds: tuple[float, ...]
@@ -73,6 +73,11 @@ class Costs:
         low, high = self.rows[at - 1], self.rows[at]
         share = (rows - low) / (high - low)
         return self.seconds[at - 1] + share * (self.seconds[at] - self.seconds[at - 1])
+
+    def at_most(self, rows: int, seconds: float) -> Costs:
+        """These costs, where a pass of so many rows, or fewer, was seen to take no longer than that."""
+        known = zip(self.rows, self.seconds, strict=True)
+        return replace(self, seconds=tuple(min(s, seconds) if r <= rows else s for r, s in known))
 
 
 class Seen:
@@ -182,7 +187,7 @@ class AutoPolicy:
         if self._round % LOOK_AFTER == 0:
             longest_ago = min(self._asked, key=self._asked.__getitem__)
             arm = max((arm for arm in self.arms if arm.shape.kind == longest_ago), key=self.rate)
-        elif self._round % PLAIN_AFTER == 0:
+        elif self._round % PLAIN_AFTER == 1:
             arm = self.arms[0]
         self._asked[arm.shape.kind] = self._round
         return replace(arm, shape=replace(arm.shape, floor=self.floor)) if arm.depth else arm
@@ -191,6 +196,8 @@ class AutoPolicy:
         self, arm: Arm, accepted: int, proposed_depth: int, nodes: int, expected: float, seconds: float
     ) -> None:
         """Learn from a round: what it did, see `RoundOutcome`, and how long it took."""
+        if seconds < self.costs.verify(1 + nodes):  # another program ran while it was measured
+            self.costs = self.costs.at_most(1 + nodes, seconds)
         drafted, slowness = arm.depth > 0, seconds / self._announced(arm, 1 + nodes)
         for sums in (self._timed, self._slowness):
             sums[:] = [value * TIMES_MEMORY for value in sums]

@@ -189,6 +189,17 @@ def test_rounds_that_take_longer_than_announced_are_given_up() -> None:
     assert play(made, late)[0] < plain(late) / 0.95
 
 
+def test_costs_that_were_measured_on_a_busy_machine_are_mended() -> None:
+    assert CPU.at_most(4, 9.0).seconds == (7.1, 8.5, 9.0, 18.3, 32.0)
+    busy = Costs(CPU.rows, (18.0, 18.0, 18.0, 18.3, 32.0), PROPOSE)  # as if seven guesses were free
+    for world in (NEVER, World((0.5, 0.9))):
+        for seed in range(10):
+            made, tried = AutoPolicy(busy, arms()), World(world.sure, seed=seed)
+            seconds, _ = play(made, tried)
+            assert seconds < plain(tried) / 0.95
+            assert made.costs.verify(1) == CPU.verify(1)
+
+
 def test_a_machine_that_stumbles_is_soon_forgotten() -> None:
     for seed in range(10):
         made, world = AutoPolicy(CPU, arms()), World((0.7, 1.0), seed=seed)
