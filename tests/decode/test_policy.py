@@ -121,7 +121,9 @@ def test_a_useful_draft_gives_nearly_what_the_best_fixed_choice_gives(world: Wor
     seconds = []
     for seed in range(20):
         tried = World(world.sure, world.honesty, seed=seed, costs=costs)
-        seconds.append(play(AutoPolicy(costs, arms()), tried)[0])
+        made = AutoPolicy(costs, arms())
+        assert play(made, tried, 1)[1] == {"ar 0": 1}  # the first round of all is plain
+        seconds.append(play(made, tried)[0])
         assert seconds[-1] < plain(tried) / 0.95
     assert sum(seconds) / len(seconds) < share * best_fixed(World(world.sure, world.honesty, costs=costs))
 
