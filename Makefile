@@ -50,7 +50,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet '$(TORCH)' -e '.[$(EXTRA)]'
 	@touch $@
 
-demo: setup  ## the demo model answers HumanEval prompts three ways, with identical tokens
+demo: setup  ## the demo model answers HumanEval prompts four ways, with identical tokens
 	@$(BIN)/draftwood demo
 
 test: setup  ## the tests for a machine without a GPU (about three minutes)
