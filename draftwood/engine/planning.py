@@ -18,7 +18,7 @@ from draftwood.buffers import DTYPE_BYTES
 from draftwood.cache.registry import KV_TYPES
 from draftwood.decode.drafters.registry import named_drafter
 from draftwood.engine.config import AUTO_CONTEXT, EngineConfig
-from draftwood.engine.fetch import resolve
+from draftwood.engine.fetch import DRAFTS, resolve
 from draftwood.engine.loader import pick_draft_kv, pick_kv
 from draftwood.models.buffers import rounded
 from draftwood.planner import hardware, inventory, plan
@@ -60,7 +60,7 @@ def _draft(config: EngineConfig, target: inventory.Target) -> inventory.Draft | 
     if config.draft is None or named_drafter(config.draft) is not None:
         return None
     options = config.draft_causal, config.tap_shift, config.draft_window
-    return inventory.draft_of_file(resolve(config.draft), target, *options)
+    return inventory.draft_of_file(resolve(config.draft, DRAFTS), target, *options)
 
 
 def _parts(setup: Setup) -> dict[str, int]:

@@ -55,10 +55,10 @@ def test_fewer_bits_leave_room_for_more_context(monkeypatch: pytest.MonkeyPatch)
 def test_the_drafts_options_reach_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     config = EngineConfig("t", draft="d", draft_window=7)
     seen: list[tuple[object, ...]] = []
-    monkeypatch.setattr(planning, "resolve", lambda name: name)
+    monkeypatch.setattr(planning, "resolve", lambda name, table: f"{table}/{name}")
     monkeypatch.setattr(planning.inventory, "draft_of_file", lambda *arguments: seen.append(arguments))
     planning._draft(config, planning.inventory.target_of_file(TINY))
-    assert seen[0][0] == "d" and seen[0][2:] == ("file", "auto", 7)
+    assert seen[0][0] == "drafts/d" and seen[0][2:] == ("file", "auto", 7)
 
 
 def test_what_todays_kernels_take_beside_the_plan() -> None:
