@@ -96,19 +96,8 @@ def he(
     from draftwood.decode.params import SamplingParams
 
     params = SamplingParams(max_tokens=n_gen)
-    draft = draft_for(target, draft)
-    engine = open_engine(
-        target,
-        draft,
-        cache_type_k,
-        cache_type_v,
-        max_ctx,
-        device,
-        dtype,
-        draft_key_type=draft_type_k,
-        draft_value_type=draft_type_v,
-        threads=threads,
-    )
+    kv, draft_kv = (cache_type_k, cache_type_v), (draft_type_k, draft_type_v)
+    engine = open_engine(target, draft_for(target, draft), kv, draft_kv, max_ctx, device, dtype, threads=threads)
     methods = [Method(name) if name == "ar" else Method(name, ddtree_budget, ddtree_temp) for name in names]
     texts = prompts_for(prompts, engine.tokenizer)
     with steps(len(methods) * (1 + len(texts) * repeats)) as begin:

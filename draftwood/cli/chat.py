@@ -55,19 +55,8 @@ def chat(
     from draftwood.decode.params import SamplingParams
 
     params = SamplingParams(max_tokens=max_tokens, temperature=temp, seed=seed)
-    draft = draft_for(target, draft)
-    engine = open_engine(
-        target,
-        draft,
-        cache_type_k,
-        cache_type_v,
-        max_ctx,
-        device,
-        dtype,
-        draft_key_type=draft_type_k,
-        draft_value_type=draft_type_v,
-        threads=threads,
-    )
+    kv, draft_kv = (cache_type_k, cache_type_v), (draft_type_k, draft_type_v)
+    engine = open_engine(target, draft_for(target, draft), kv, draft_kv, max_ctx, device, dtype, threads=threads)
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     encode_messages(engine, [*opening, {"role": "user", "content": ""}])  # no template: say so before the first line
     facts = engine.describe()

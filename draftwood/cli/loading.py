@@ -11,29 +11,26 @@ from draftwood.cli.terminal import waiting
 if TYPE_CHECKING:
     from draftwood.engine.engine import Engine
 
+KVFlags = tuple[str | None, str | None]
+"""The flags for the types of K and V."""
+
 
 def open_engine(
     target: str,
     draft: str | None = None,
-    key_type: str | None = None,
-    value_type: str | None = None,
+    kv: KVFlags = (None, None),
+    draft_kv: KVFlags = (None, None),
     max_context: int = DEFAULT_CONTEXT,
     device: str = "auto",
     dtype: str = "auto",
     spinner: bool = True,
-    draft_key_type: str | None = None,
-    draft_value_type: str | None = None,
     **others: str | int | None,
 ) -> Engine:
     """Fetch what is named and not here, then load it; `others` are fields of `EngineConfig`.
 
     A setting that is None is left to the engine. `spinner` is for callers that draw nothing on stderr themselves.
     """
-    settings = {
-        "kv": _kv(key_type, value_type),
-        "draft_kv": _kv(draft_key_type, draft_value_type),
-        **others,
-    }
+    settings = {"kv": kv_name(*kv), "draft_kv": kv_name(*draft_kv), **others}
     from draftwood.engine.fetch import resolve
 
     target_path = resolve(target)
@@ -51,8 +48,8 @@ def open_engine(
         )
 
 
-def _kv(key_type: str | None, value_type: str | None) -> str | None:
-    """The two flags as the engine writes them, each type checked; one flag alone names both types."""
+def kv_name(key_type: str | None, value_type: str | None) -> str | None:
+    """The two flags as the engine writes them, each type checked; one flag alone names both types, none no type."""
     from draftwood.cache.registry import kv_spec
 
     key = key_type if key_type is not None else value_type

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from draftwood.cli import options
+from draftwood.cli.loading import kv_name
 from draftwood.cli.terminal import note, output, plain
 from draftwood.errors import UsageError
 
@@ -114,11 +115,11 @@ def plan(
 
 
 def _kv(key: str | None, value: str | None) -> KVPair | None:
-    """The types of two flags; one flag alone names both, none leaves the choice to the plan."""
+    """The types of two flags; None leaves the choice to the plan."""
     from draftwood.cache.registry import kv_pair
 
-    key, value = (key if key is not None else value), (value if value is not None else key)
-    return None if key is None else kv_pair(f"{key}/{value}")
+    name = kv_name(key, value)
+    return None if name is None else kv_pair(name)
 
 
 @dataclass(frozen=True)

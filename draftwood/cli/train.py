@@ -77,14 +77,15 @@ def run_stages(
     def tell(line: str) -> None:
         print(f"  {line}", flush=True)
 
+    benchmark = benchmark_ids(recipe) if {"scripts", "clean"} & set(chosen) else []
     if "scripts" in chosen:
-        print(f"scripts: {run.make_scripts(recipe, place, benchmark_ids(recipe))} prompts drawn", flush=True)
+        print(f"scripts: {run.make_scripts(recipe, place, benchmark)} prompts drawn", flush=True)
     if "generate" in chosen:
         print("generate: the target writes", flush=True)
         counts = run.generate(recipe, place, seconds, tell)
         print(f"generate: {counts['sequences']} sequences, {counts['answer_tokens']} answer tokens", flush=True)
     if "clean" in chosen:
-        facts = run.clean_text(recipe, place, benchmark_ids(recipe))
+        facts = run.clean_text(recipe, place, benchmark)
         print(f"clean: {json.dumps(facts['filters'])}", flush=True)
     if "fit" in chosen:
         print("fit: the draft learns", flush=True)
@@ -104,10 +105,9 @@ def benchmark_ids(recipe: Recipe) -> list[list[int]]:
     """Every text that draftwood's benchmarks use, as the target's ids."""
     from draftwood.bench.prompts import chat, editing, humaneval
     from draftwood.engine.fetch import resolve
-    from draftwood.text.tokenizer import Tokenizer
-    from draftwood.training.run import open_target
+    from draftwood.training.run import open_tokenizer
 
-    tokenizer = Tokenizer.from_metadata(open_target(recipe).metadata)
+    tokenizer = open_tokenizer(recipe)
     texts = [prompt.text for prompt in chat.PROMPTS]
     texts.append(editing.REQUEST)
     texts += humaneval.all_texts(resolve("humaneval"))

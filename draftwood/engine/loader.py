@@ -93,12 +93,11 @@ def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:
         raise UsageError(f"draft_block is {config.draft_block}, but {spec.name!r} has no block; leave it out.")
     elif config.draft_window is not None:
         raise UsageError(f"draft_window is {config.draft_window}, but {spec.name!r} has no layers; leave it out.")
-    kv_name = AUTO_DRAFT_KV[device] if config.draft_kv == "auto" else config.draft_kv
     request = DrafterRequest(
         target,
         path,
         config.dtype,
-        kv_name,
+        pick_draft_kv(config.draft_kv, device),
         config.max_context,
         config.draft_causal,
         config.draft_block,

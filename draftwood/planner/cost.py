@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from draftwood.batch import MAX_ROWS
-from draftwood.buffers import total
 from draftwood.cache.spec import KVSpec
-from draftwood.models.buffers import state_buffers
 from draftwood.planner import acceptance
 from draftwood.planner.hardware import Card
 from draftwood.planner.inventory import Draft, Target, stored_bytes, weights
@@ -103,8 +101,7 @@ class CostModel:
         layers = sum(spec.attention)
         row_bytes = layers * spec.kv_heads * sum(kind.row_bytes(spec.head_dim) for kind in self.kv)
         width = layers * spec.heads * spec.head_dim
-        state = total(buffer for buffer in state_buffers(spec) if buffer.name == "state")
-        return stored_bytes(matrices), weights(matrices), state, row_bytes, width
+        return stored_bytes(matrices), weights(matrices), self.target.state_bytes, row_bytes, width
 
     @cached_property
     def _draft(self) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from draftwood.formats.ggml import BLOCK_TYPES
 from draftwood.formats.gguf import GGUFFile
 from draftwood.formats.source import TensorInfo
 from draftwood.kernels.buffers import LAYOUTS, weight_buffer
-from draftwood.models.buffers import HEAD, TABLE, loaded, weight_buffers
+from draftwood.models.buffers import HEAD, TABLE, loaded, state_buffers, weight_buffers
 from draftwood.models.draft_spec import DraftSpec, fit, read_spec
 from draftwood.models.draft_tensors import DraftTensors, open_source
 from draftwood.models.registry import architecture
@@ -60,6 +60,11 @@ class Target:
     def matrices(self) -> list[TensorInfo]:
         """What a pass multiplies with, the head included."""
         return [info for info in loaded(self.tensors, self.spec.layers) if len(info.shape) == 2]
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the recurrent states, in float32, without the convolutions' windows."""
+        return total(buffer for buffer in state_buffers(self.spec) if buffer.name == "state")
 
     @property
     def head(self) -> TensorInfo:

@@ -31,7 +31,7 @@ KV = [
 
 def node_state(target: Target) -> int:
     """Bytes of one node's recurrent states in float16."""
-    return total(buffer for buffer in state_buffers(target.spec) if buffer.name == "state") // 2
+    return target.state_bytes // 2
 
 
 def parts(setup: Setup) -> dict[str, int]:

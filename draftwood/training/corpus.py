@@ -21,11 +21,7 @@ import numpy.typing as npt
 from draftwood.errors import FormatError
 from draftwood.training.overlap import RunIndex, run_hashes, scatter
 from draftwood.training.prompts.scripts import Script
-
-FED: Final = 0
-WRITTEN_USER: Final = 1
-SUPERVISED: Final = 2
-"""Roles: fed by a script, written by the target as the user, written by the target as the answer."""
+from draftwood.training.roles import FED, SUPERVISED, stretches
 
 HELD_OUT_ONE_IN: Final = 48
 """One source in so many is held out; with sequences spread over sources that is about 1,250 of 60,000."""
@@ -200,7 +196,7 @@ def clean(
             counts["benchmark"] += 1
             continue
         user = user_turn(tokens, int(taught[0]), stops)[: _SAME_USER[0]].tobytes()
-        answer = tokens[taught[0] : _stretches(roles)[0][1]][: _SAME_ANSWER[0]].tobytes()
+        answer = tokens[taught[0] : stretches(roles == SUPERVISED)[0][1]][: _SAME_ANSWER[0]].tobytes()
         if users[user] >= _SAME_USER[1]:
             counts["same_user"] += 1
             continue
@@ -243,7 +239,7 @@ _FILTERS: Final = (
 def _without_bad_answers(tokens: Tokens, roles: Roles, spare_loop: bool, counts: Counter[str]) -> tuple[Roles, bool]:
     """The roles with SUPERVISED taken from all that is not to be learnt; and whether a loop was left in."""
     roles = roles.copy()
-    for first, stop in _stretches(roles):
+    for first, stop in stretches(roles == SUPERVISED):
         answer = tokens[first:stop]
         loop = loop_start(answer)
         if loop is not None:
@@ -333,13 +329,6 @@ def manifest(corpus: Corpus, counts: dict[str, int]) -> dict[str, Any]:
         "filters": dict(counts),
         "sha256": corpus.sha256(),
     }
-
-
-def _stretches(roles: Roles) -> list[tuple[int, int]]:
-    """First and one past the last token of every unbroken stretch of SUPERVISED."""
-    inside = np.concatenate(([0], (roles == SUPERVISED).astype(np.int8), [0]))
-    edges = np.flatnonzero(np.diff(inside))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _offsets(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:

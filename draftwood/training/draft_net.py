@@ -23,7 +23,12 @@ Attend = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 
 @dataclass(frozen=True)
 class DraftShape:
-    """Sizes of a draft. taps: target layers from 0 whose outputs it reads. windows: per layer, None for everything."""
+    """Sizes of a draft.
+
+    block: rows of a block. taps: target layers from 0 whose outputs are its features, in order. causal: whether a row
+    is kept from the rows of the block after it, in every layer. windows: per layer, how far back a row sees, None for
+    everything.
+    """
 
     layers: int
     hidden: int
@@ -40,8 +45,14 @@ class DraftShape:
     windows: tuple[int | None, ...]
 
 
+def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x * rsqrt(mean(x^2) + eps) * weight over the last axis, in float32, in steps that a compiler can fuse."""
+    x = x.float()
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+
 class Norm(nn.Module):
-    """x * rsqrt(mean(x^2) + eps) * weight over the last axis, in float32."""
+    """`rms` with a weight that is learnt."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -49,8 +60,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float32 of the shape of x."""
-        x = x.float()
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
+        return rms(x, self.weight, self.eps)
 
 
 def turn_tables(positions: int, width: int, base: float, device: torch.device | str) -> tuple[Tensor, Tensor]:

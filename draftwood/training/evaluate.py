@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from draftwood.training.draft_net import DraftNet
 from draftwood.training.fit import Replay
-from draftwood.training.packing import Anchors, Rows, pack, place_anchors
+from draftwood.training.packing import Anchors, Document, Rows, pack, place_anchors
 
 ANCHORS_AT_ONCE = 256
 LONGEST_SHARE = 0.05
@@ -40,27 +41,30 @@ class Judged:
     valid: npt.NDArray[np.int64]
     conditional: npt.NDArray[np.int64]
 
-    @property
+    @cached_property
     def rounds(self) -> list[tuple[int, int, int]]:
         """Per sequence: tokens decided after each answer's first one, rounds, and tokens of whole blocks."""
-        block = len(self.right)
-        return [walk(leading, last, block) for leading, last in zip(self.leading, self.last, strict=True)]
+        slots = len(self.right)
+        return [walk(leading, last, slots) for leading, last in zip(self.leading, self.last, strict=True)]
 
     def tau_chain(self, chosen: npt.NDArray[np.bool_] | None = None) -> float:
         """Tokens a round, pooled over all sequences or the chosen ones."""
         entries = [entry for index, entry in enumerate(self.rounds) if chosen is None or chosen[index]]
         return sum(entry[0] for entry in entries) / max(1, sum(entry[1] for entry in entries))
 
+    @cached_property
+    def _counts(self) -> npt.NDArray[np.int64]:
+        """Slots right from the first on, of every anchor."""
+        return np.concatenate([leading[leading >= 0] for leading in self.leading])
+
     @property
     def tau_anchor(self) -> float:
         """1 + mean leading slots over all anchors."""
-        counts = np.concatenate([leading[leading >= 0] for leading in self.leading])
-        return 1 + float(counts.mean())
+        return 1 + float(self._counts.mean())
 
     def expected(self, block: int) -> float:
         """1 + mean leading slots of a shorter block, `block` rows."""
-        counts = np.concatenate([leading[leading >= 0] for leading in self.leading])
-        return 1 + float(np.minimum(counts, block - 1).mean())
+        return 1 + float(np.minimum(self._counts, block - 1).mean())
 
     @property
     def slot_right(self) -> list[float]:
@@ -70,8 +74,7 @@ class Judged:
     @property
     def slot_conditional(self) -> list[float]:
         """The same over the anchors whose slots before are all right."""
-        counts = np.concatenate([leading[leading >= 0] for leading in self.leading])
-        reached = [int((counts >= slot).sum()) for slot in range(1, len(self.right) + 1)]
+        reached = [int((self._counts >= slot).sum()) for slot in range(1, len(self.right) + 1)]
         return [r / max(1, int(t)) for r, t in zip(reached, self.conditional, strict=True)]
 
     @property
@@ -89,7 +92,7 @@ class Judged:
         }
 
 
-def walk(leading: npt.NDArray[np.int64], last: npt.NDArray[np.int64], block: int) -> tuple[int, int, int]:
+def walk(leading: npt.NDArray[np.int64], last: npt.NDArray[np.int64], slots: int) -> tuple[int, int, int]:
     """Play the rounds of one sequence: tokens decided, rounds, and tokens decided by rounds with all slots right.
 
     An answer's first token comes from the prefill. Every round decides its accepted slots and one token more, as far
@@ -106,7 +109,7 @@ def walk(leading: npt.NDArray[np.int64], last: npt.NDArray[np.int64], block: int
             taken = int(leading[at])
             step = min(taken + 1, end - at)
             decided, rounds = decided + step, rounds + 1
-            whole += step if taken == block else 0
+            whole += step if taken == slots else 0
             at += step
         at = end + 1
     return decided, rounds, whole
@@ -139,7 +142,7 @@ def controls(net: DraftNet) -> dict[str, Control]:
 def judge(
     replay: Replay,
     head: Tensor,
-    sequences: Sequence[tuple[npt.NDArray[np.generic], npt.NDArray[np.uint8]]],
+    sequences: Sequence[Document],
     row_tokens: int,
     rows_at_once: int,
     control: Control = Control(),
@@ -170,10 +173,10 @@ def judge(
             run = good.long().cumprod(-1)
             live = anchors.at < rows.tokens.shape[1]
             counts[live.nonzero()[:, 0], anchors.at[live]] = run.sum(-1)[live]
-            right_sum += (good & live.unsqueeze(-1)).sum((0, 1))
-            valid_sum += (anchors.valid & live.unsqueeze(-1)).sum((0, 1))
+            right_sum += good.sum((0, 1))
+            valid_sum += anchors.valid.sum((0, 1))
             before = torch.cat((torch.ones_like(run[..., :1]), run[..., :-1]), -1).bool()
-            conditional_sum += (before & anchors.valid & live.unsqueeze(-1)).sum((0, 1))
+            conditional_sum += (before & anchors.valid).sum((0, 1))
         counted, last = counts.cpu().numpy(), rows.last.cpu().numpy()
         for index, (tokens, _) in enumerate(part):
             length = min(len(tokens), row_tokens)
@@ -182,9 +185,7 @@ def judge(
     return Judged(leading, lasts, *(t.cpu().numpy() for t in (right_sum, valid_sum, conditional_sum)))
 
 
-def _one_a_row(
-    sequences: Sequence[tuple[npt.NDArray[np.generic], npt.NDArray[np.uint8]]], row_tokens: int, count: int
-) -> Rows:
+def _one_a_row(sequences: Sequence[Document], row_tokens: int, count: int) -> Rows:
     """Rows of one document each, empty ones at the end up to `count`."""
     each = [pack([sequence], row_tokens) for sequence in sequences]
     empty = pack([(np.zeros(1, np.int64), np.zeros(1, np.uint8))], row_tokens)
@@ -205,9 +206,7 @@ def _all_anchors(rows: Rows, block: int) -> Iterator[Anchors]:
         yield place_anchors(rows, torch.nn.functional.pad(some, (0, missing), value=length), block)
 
 
-def look_up(
-    sequences: Sequence[tuple[npt.NDArray[np.generic], npt.NDArray[np.uint8]]], row_tokens: int, block: int
-) -> Judged:
+def look_up(sequences: Sequence[Document], row_tokens: int, block: int) -> Judged:
     """The control that needs no draft: copy what followed the last earlier place with the same two tokens."""
     leading, lasts = [], []
     for tokens, roles in sequences:

@@ -15,6 +15,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType
 from gguf.quants import quantize
 
 from draftwood.formats.gguf import GGUFFile
+from draftwood.training.draft_net import DraftShape
 
 FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,
@@ -29,50 +30,37 @@ FILE_TYPES = {
 class DraftFacts:
     """What a draft's file says of it.
 
-    taps: target layers from 0 whose outputs are its features, in order. windows: per layer, how far back a row sees,
-    None for everything; one length for all that have one. causal: whether a row is kept from the rows of the block
-    after it, in every layer. shortlist: ascending target token ids that the draft proposes from, None for all;
-    an engine that does not know the key uses the target's whole head.
+    shape: its windows have one length, or none. shortlist: ascending target token ids that the draft proposes from,
+    None for all; an engine that does not know the key uses the target's whole head.
     """
 
     name: str
-    layers: int
-    hidden: int
-    ffn: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    eps: float
-    rope_base: float
+    shape: DraftShape
     context_length: int
-    block_size: int
-    mask_token: int
-    taps: tuple[int, ...]
-    windows: tuple[int | None, ...]
-    causal: bool
     shortlist: tuple[int, ...] | None = None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor of the file, rows first."""
-        hidden, query, width = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        draft = self.shape
+        hidden, query, width = draft.hidden, draft.heads * draft.head_dim, draft.kv_heads * draft.head_dim
         layer = {
             "attn_norm": (hidden,),
             "attn_q": (query, hidden),
             "attn_k": (width, hidden),
             "attn_v": (width, hidden),
             "attn_output": (hidden, query),
-            "attn_q_norm": (self.head_dim,),
-            "attn_k_norm": (self.head_dim,),
+            "attn_q_norm": (draft.head_dim,),
+            "attn_k_norm": (draft.head_dim,),
             "ffn_norm": (hidden,),
-            "ffn_gate": (self.ffn, hidden),
-            "ffn_up": (self.ffn, hidden),
-            "ffn_down": (hidden, self.ffn),
+            "ffn_gate": (draft.ffn, hidden),
+            "ffn_up": (draft.ffn, hidden),
+            "ffn_down": (hidden, draft.ffn),
         }
         return {
-            "fc.weight": (hidden, len(self.taps) * hidden),
+            "fc.weight": (hidden, len(draft.taps) * hidden),
             "enc.output_norm.weight": (hidden,),
             "output_norm.weight": (hidden,),
-        } | {f"blk.{i}.{name}.weight": shape for i in range(self.layers) for name, shape in layer.items()}
+        } | {f"blk.{i}.{name}.weight": shape for i in range(draft.layers) for name, shape in layer.items()}
 
 
 def write_gguf(
@@ -113,31 +101,32 @@ def write_gguf(
 
 def _keys(facts: DraftFacts, target: GGUFFile) -> dict[str, Any]:
     """The metadata, without what the writer has methods for."""
+    draft = facts.shape
     own = {
-        "block_count": facts.layers,
+        "block_count": draft.layers,
         "context_length": facts.context_length,
-        "embedding_length": facts.hidden,
-        "feed_forward_length": facts.ffn,
-        "attention.head_count": facts.heads,
-        "attention.head_count_kv": facts.kv_heads,
-        "attention.key_length": facts.head_dim,
-        "attention.value_length": facts.head_dim,
-        "attention.layer_norm_rms_epsilon": facts.eps,
-        "attention.causal": facts.causal,
-        "rope.freq_base": facts.rope_base,
-        "rope.dimension_count": facts.head_dim,
-        "block_size": facts.block_size,
-        "target_layers": [tap + 1 for tap in facts.taps],
+        "embedding_length": draft.hidden,
+        "feed_forward_length": draft.ffn,
+        "attention.head_count": draft.heads,
+        "attention.head_count_kv": draft.kv_heads,
+        "attention.key_length": draft.head_dim,
+        "attention.value_length": draft.head_dim,
+        "attention.layer_norm_rms_epsilon": draft.eps,
+        "attention.causal": draft.causal,
+        "rope.freq_base": draft.rope_base,
+        "rope.dimension_count": draft.head_dim,
+        "block_size": draft.block,
+        "target_layers": [tap + 1 for tap in draft.taps],
     }
-    lengths = {window for window in facts.windows if window is not None}
+    lengths = {window for window in draft.windows if window is not None}
     if lengths:
         (own["attention.sliding_window"],) = lengths
-        own["attention.sliding_window_pattern"] = [window is not None for window in facts.windows]
+        own["attention.sliding_window_pattern"] = [window is not None for window in draft.windows]
     if facts.shortlist is not None:
         own["shortlist"] = list(facts.shortlist)
     tokenizer = {key: value for key, value in target.metadata.items() if key.startswith("tokenizer.")}
     own = {f"dflash.{key}": value for key, value in own.items()}
-    return own | tokenizer | {"tokenizer.ggml.mask_token_id": facts.mask_token}
+    return own | tokenizer | {"tokenizer.ggml.mask_token_id": draft.mask_token}
 
 
 def _value_type(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from draftwood.training.draft_net import DraftNet, DraftShape
 from draftwood.training.loss import WEIGHTINGS, HeadLoss
-from draftwood.training.masks import DENSE, TILED, BlockRule, Realisation
+from draftwood.training.masks import BlockRule, Realisation, realisation_for
 from draftwood.training.packing import Anchors, Rows, draw_anchors
 from draftwood.training.recipe import FitRecipe
 from draftwood.training.teachers.base import Teacher
@@ -84,11 +84,6 @@ class Replay:
         return torch.autocast(self.teacher.device, dtype=torch.bfloat16, enabled=cuda)
 
 
-def realisation_for(device: str) -> Realisation:
-    """Tiles on a GPU; a CPU has no gradient for them."""
-    return TILED if device == "cuda" else DENSE
-
-
 class Fitter:
     """A draft, its optimiser and where they stand.
 
@@ -103,13 +98,10 @@ class Fitter:
         rows: Rows,
         seed: int,
         compiled: bool,
-        initial: Callable[[DraftNet], None] | None = None,
     ) -> None:
         self.recipe, self.rows, self.seed, self.device = recipe, rows, seed, teacher.device
         self.net = DraftNet(shape, teacher.embedding, recipe.row_tokens).to(teacher.device)
         self.net.initialise(torch.Generator(teacher.device).manual_seed(seed))
-        if initial is not None:
-            initial(self.net)
         if compiled:
             self.net.compile_layers()
             teacher.compile()
@@ -232,15 +224,19 @@ class Fitter:
         self.curve = [Point(**point) for point in state["curve"]]
 
 
+def _by_kind(net: DraftNet) -> tuple[list[Tensor], list[Tensor]]:
+    """The matrices, and everything else."""
+    parameters = list(net.parameters())
+    return [each for each in parameters if each.ndim == 2], [each for each in parameters if each.ndim != 2]
+
+
 def _adamw(net: DraftNet, recipe: FitRecipe) -> list[torch.optim.Optimizer]:
-    matrices = [parameter for parameter in net.parameters() if parameter.ndim == 2]
-    others = [parameter for parameter in net.parameters() if parameter.ndim != 2]
+    matrices, others = _by_kind(net)
     return [_make_adamw([(matrices, recipe.weight_decay), (others, 0.0)], recipe.rate)]
 
 
 def _muon(net: DraftNet, recipe: FitRecipe) -> list[torch.optim.Optimizer]:
-    matrices = [parameter for parameter in net.parameters() if parameter.ndim == 2]
-    others = [parameter for parameter in net.parameters() if parameter.ndim != 2]
+    matrices, others = _by_kind(net)
     muon = torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
     muon.param_groups[0]["full_rate"] = recipe.rate
     return [muon, _make_adamw([(others, 0.0)], recipe.rest_rate)]

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from draftwood.training.prompts.scripts import USER, Script
+from draftwood.training.roles import FED, SUPERVISED, WRITTEN_USER
 from draftwood.training.teachers.base import Teacher
 
 END = -3
 """Ends a script in the device's table."""
 
-FED, WRITTEN_USER, WRITTEN_ANSWER = 0, 1, 2
 LOOK_IN = 16
 """Steps between two looks of the host."""
 
@@ -94,7 +94,7 @@ class Player:
         stopped = ~fed & torch.isin(token, self._stops)
         live = ~self.done
         place = (self.position + live).clamp(max=self.capacity - 1)
-        role = torch.where(fed, FED, torch.where(user, WRITTEN_USER, WRITTEN_ANSWER)).to(torch.uint8)
+        role = torch.where(fed, FED, torch.where(user, WRITTEN_USER, SUPERVISED)).to(torch.uint8)
         self.tokens[self._rows, place] = torch.where(live, token.int(), self.tokens[self._rows, place])
         self.roles[self._rows, place] = torch.where(live, role, self.roles[self._rows, place])
         at = (self.at + (live & (fed | stopped))).clamp(max=self.script.shape[1] - 1)
@@ -208,8 +208,3 @@ class Deadline:
     def __call__(self) -> bool:
         """Whether the time is over."""
         return time.monotonic() >= self.end
-
-    @property
-    def left(self) -> float:
-        """Seconds left, at least 0."""
-        return max(0.0, self.end - time.monotonic())

@@ -11,8 +11,9 @@ import torch
 from draftwood.training.corpus import Corpus
 from draftwood.training.evaluate import Judged, controls, judge, look_up
 from draftwood.training.fit import Fitter
-from draftwood.training.packing import SUPERVISED, Document
+from draftwood.training.packing import Document
 from draftwood.training.recipe import Recipe
+from draftwood.training.roles import SUPERVISED
 
 SEQUENCES = 768
 BLOCKS = (4, 6, 8, 12, 16)

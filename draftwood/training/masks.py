@@ -146,4 +146,7 @@ def _tiles(
 DENSE = Realisation(dense_blocks, dense_documents, attend_dense)
 TILED = Realisation(tiled_blocks, tiled_documents, attend_tiles)
 
-REALISATIONS: dict[str, Realisation] = {"dense": DENSE, "tiled": TILED}
+
+def realisation_for(device: str) -> Realisation:
+    """Tiles on a GPU; a CPU has no gradient for them."""
+    return TILED if device == "cuda" else DENSE

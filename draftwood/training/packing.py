@@ -13,8 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-SUPERVISED = 2
-"""Role of the tokens of an answer (`corpus.Corpus.roles`)."""
+from draftwood.training.roles import SUPERVISED, stretches
 
 OPEN_ROWS = 32
 """Rows that a document may still be put into; enough to fill them to a few percent."""
@@ -94,8 +93,7 @@ def pack(documents: Iterable[Document], row_tokens: int) -> Rows:
 def stretch_ends(inside: npt.NDArray[np.bool_], offset: int = 0) -> npt.NDArray[np.int16]:
     """For every token the last one of its unbroken stretch of `inside`, -1 outside; both counted from `offset`."""
     ends = np.full(len(inside), -1, np.int16)
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], inside.view(np.int8), [0]))))
-    for first, stop in zip(edges[::2], edges[1::2], strict=True):
+    for first, stop in stretches(inside):
         ends[first:stop] = offset + stop - 1
     return ends
 

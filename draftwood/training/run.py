@@ -22,6 +22,8 @@ import torch
 from draftwood.engine.fetch import resolve
 from draftwood.errors import UsageError
 from draftwood.formats.gguf import GGUFFile
+from draftwood.models.registry import architecture
+from draftwood.text.tokenizer import Tokenizer
 from draftwood.training.corpus import Corpus, CorpusWriter, clean, manifest
 from draftwood.training.draft_net import DraftShape
 from draftwood.training.export import DraftFacts, write_gguf
@@ -29,12 +31,12 @@ from draftwood.training.fit import Fitter, Point
 from draftwood.training.generate import Deadline, Player, WritingRules, play
 from draftwood.training.held_out import shortlist
 from draftwood.training.overlap import RunIndex
-from draftwood.training.packing import pack
+from draftwood.training.packing import Document, pack
 from draftwood.training.prompts import build_scripts
 from draftwood.training.prompts.scripts import read_scripts, write_scripts
 from draftwood.training.recipe import Recipe
+from draftwood.training.roles import SUPERVISED
 from draftwood.training.teachers import open_teacher
-from draftwood.training.teachers.base import Teacher
 
 Tell = Callable[[str], None]
 
@@ -64,10 +66,13 @@ def open_target(recipe: Recipe) -> GGUFFile:
     return GGUFFile.open(resolve(recipe.target))
 
 
+def open_tokenizer(recipe: Recipe) -> Tokenizer:
+    """The target's tokenizer."""
+    return Tokenizer.from_metadata(open_target(recipe).metadata)
+
+
 def draft_shape(recipe: Recipe, source: GGUFFile) -> DraftShape:
     """The recipe's draft for this target."""
-    from draftwood.models.registry import architecture
-
     spec, draft = architecture(source).read_spec(source), recipe.draft
     taps = draft.taps or spread_taps(spec.layers, draft.tap_count)
     if not all(0 <= tap < spec.layers for tap in taps):
@@ -102,10 +107,7 @@ def make_scripts(recipe: Recipe, place: Place, benchmark: Iterable[Sequence[int]
 
     benchmark: texts as ids that no script may share a run of tokens with.
     """
-    from draftwood.text.tokenizer import Tokenizer
-
-    tokenizer = Tokenizer.from_metadata(open_target(recipe).metadata)
-    text = recipe.text
+    tokenizer, text = open_tokenizer(recipe), recipe.text
     if tokenizer.chat_template is None:
         raise UsageError("the target has no chat template, so it cannot be asked to write a chat.")
     scripts = build_scripts(
@@ -124,11 +126,8 @@ def make_scripts(recipe: Recipe, place: Place, benchmark: Iterable[Sequence[int]
 
 def generate(recipe: Recipe, place: Place, seconds: float, tell: Tell, first: int = 0) -> dict[str, float]:
     """Stage `generate`: let the target write for some time, from script `first` on; the counts."""
-    from draftwood.text.tokenizer import Tokenizer
-
-    source = open_target(recipe)
-    tokenizer = Tokenizer.from_metadata(source.metadata)
-    teacher, text = open_teacher(source, place.device), recipe.text
+    tokenizer, text = open_tokenizer(recipe), recipe.text
+    teacher = open_teacher(open_target(recipe), place.device)
     rules = WritingRules(
         tuple(sorted(tokenizer.stop_ids)),
         tokenizer.eos_id if tokenizer.eos_id is not None else min(tokenizer.stop_ids),
@@ -152,7 +151,7 @@ def generate(recipe: Recipe, place: Place, seconds: float, tell: Tell, first: in
 
     for written in play(player, scripts, deadline, count_steps):
         writer.add(written.script, written.tokens, written.roles)
-        answers += int((written.roles == 2).sum())
+        answers += int((written.roles == SUPERVISED).sum())
         played += 1
         if time.monotonic() - told > 10:
             told = time.monotonic()
@@ -165,38 +164,40 @@ def generate(recipe: Recipe, place: Place, seconds: float, tell: Tell, first: in
 
 def clean_text(recipe: Recipe, place: Place, benchmark: Iterable[Sequence[int]]) -> dict[str, Any]:
     """Stage `clean`: all text through the filters; benchmark: texts as ids that must not be learnt. The manifest."""
-    from draftwood.text.tokenizer import Tokenizer
-
-    stops = Tokenizer.from_metadata(open_target(recipe).metadata).stop_ids
     files = sorted(place.folder.glob("text-*.npz"))
     if not files:
         raise UsageError(f"{place.folder} has no text yet; run the stage that makes it first (generate).")
     raw = Corpus.concat([Corpus.load(path) for path in files])
-    corpus, counts = clean(raw, RunIndex(benchmark), stops, recipe.seed)
+    corpus, counts = clean(raw, RunIndex(benchmark), open_tokenizer(recipe).stop_ids, recipe.seed)
     corpus.save(place.folder / "corpus.npz")
     facts: dict[str, Any] = manifest(corpus, counts)
     place.write_json("manifest.json", facts)
     return facts
 
 
-def open_fitter(recipe: Recipe, place: Place, teacher: Teacher, shape: DraftShape, corpus: Corpus) -> Fitter:
-    """A fitter over the training part of the text."""
-    learnt = np.flatnonzero(~corpus.held_out)
-    rows = pack((corpus.sequence(int(index)) for index in learnt), recipe.fit.row_tokens)
-    return Fitter(teacher, shape, recipe.fit, rows, recipe.seed, compiled=place.device == "cuda")
+def _open_fitter(recipe: Recipe, place: Place, source: GGUFFile, documents: Iterable[Document]) -> Fitter:
+    """A fresh draft that is to learn from the documents."""
+    teacher, fit = open_teacher(source, place.device), recipe.fit
+    rows = pack(documents, fit.row_tokens)
+    return Fitter(teacher, draft_shape(recipe, source), fit, rows, recipe.seed, compiled=place.device == "cuda")
+
+
+def _checkpoint(place: Place, name: str) -> dict[str, Any]:
+    """What a fitter saved in the run's folder."""
+    state: dict[str, Any] = torch.load(place.file(name), weights_only=True, map_location=place.device)
+    return state
 
 
 def fit(recipe: Recipe, place: Place, seconds: float, tell: Tell, resume: str | None = None) -> Fitter:
-    """Stage `fit`: train for some seconds (of all runs of this fit together).
+    """Stage `fit`: train on the text that is not held out, for some seconds (of all runs of this fit together).
 
     resume: a checkpoint of the folder; from `flat.pt` the schedule's clock starts anew.
     """
-    source, corpus = open_target(recipe), Corpus.load(place.file("corpus.npz"))
-    teacher = open_teacher(source, place.device)
-    fitter = open_fitter(recipe, place, teacher, draft_shape(recipe, source), corpus)
+    corpus = Corpus.load(place.file("corpus.npz"))
+    learnt = (corpus.sequence(int(index)) for index in np.flatnonzero(~corpus.held_out))
+    fitter = _open_fitter(recipe, place, open_target(recipe), learnt)
     if resume is not None:
-        state = torch.load(place.file(resume), weights_only=True, map_location=place.device)
-        fitter.resume(state, fresh_clock=resume == "flat.pt")
+        fitter.resume(_checkpoint(place, resume), fresh_clock=resume == "flat.pt")
 
     def show(point: Point) -> None:
         if point.step % 100 == 0:
@@ -210,40 +211,17 @@ def fit(recipe: Recipe, place: Place, seconds: float, tell: Tell, resume: str | 
     return fitter
 
 
-def load_fitted(recipe: Recipe, place: Place, checkpoint: str = "last.pt") -> tuple[Fitter, Corpus, GGUFFile]:
-    """A fitter with a checkpoint's weights, for judging or export."""
+def load_fitted(recipe: Recipe, place: Place) -> tuple[Fitter, Corpus, GGUFFile]:
+    """A fitter as `fit` left it, for judging or export."""
     source, corpus = open_target(recipe), Corpus.load(place.file("corpus.npz"))
-    teacher = open_teacher(source, place.device)
-    state = torch.load(place.file(checkpoint), weights_only=True, map_location=place.device)
-    shape = draft_shape(recipe, source)
-    rows = pack([corpus.sequence(0)], recipe.fit.row_tokens)
-    fitter = Fitter(teacher, shape, recipe.fit, rows, recipe.seed, compiled=place.device == "cuda")
-    fitter.net.load_state_dict(state["net"])
-    fitter.curve = [Point(**point) for point in state["curve"]]
-    fitter.done = state["step"]
+    fitter = _open_fitter(recipe, place, source, [corpus.sequence(0)])
+    fitter.resume(_checkpoint(place, "last.pt"))
     return fitter, corpus, source
 
 
 def export(recipe: Recipe, fitter: Fitter, corpus: Corpus, source: GGUFFile, path: Path, matrix_type: str) -> None:
     """Stage `export`: the draft as a GGUF."""
-    shape = fitter.net.shape
-    facts = DraftFacts(
-        name=recipe.name,
-        layers=shape.layers,
-        hidden=shape.hidden,
-        ffn=shape.ffn,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        eps=shape.eps,
-        rope_base=shape.rope_base,
-        context_length=int(source.require(f"{source.architecture}.context_length")),
-        block_size=shape.block,
-        mask_token=shape.mask_token,
-        taps=shape.taps,
-        windows=shape.windows,
-        causal=shape.causal,
-        shortlist=shortlist(corpus, recipe.draft.shortlist),
-    )
+    context_length = int(source.require(f"{source.architecture}.context_length"))
+    facts = DraftFacts(recipe.name, fitter.net.shape, context_length, shortlist(corpus, recipe.draft.shortlist))
     tensors = {name: value.float().cpu().numpy() for name, value in fitter.net.state_dict().items()}
     write_gguf(path, tensors, facts, source, matrix_type)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from draftwood.cache.registry import kv_pair
 from draftwood.decode.drafters import dflash
 from draftwood.decode.drafters.base import DrafterRequest
 from draftwood.decode.drafters.dflash import DFlashDrafter, block_rows, open_drafter
@@ -182,7 +183,7 @@ def test_a_draft_needs_a_file(device: str, tmp_path: Path) -> None:
 
 
 def test_bytes_are_counted(device: str) -> None:
-    drafter = opened(device, kv="f16")
+    drafter = opened(device, kv=kv_pair("f16"))
     # Three layers of K and V, two heads of 64, 448 rows of context and room for two passes of 64.
     assert drafter.context.nbytes == 3 * 2 * 2 * 64 * (448 + 128) * 2
     assert drafter.nbytes > drafter.context.nbytes + 4 * 128 * 384

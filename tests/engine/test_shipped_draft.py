@@ -11,6 +11,7 @@ from draftwood import Engine, SamplingParams
 from draftwood.engine import fetch
 from draftwood.formats.gguf import GGUFFile
 from draftwood.models.llama import read_spec
+from draftwood.training.draft_net import DraftShape
 from draftwood.training.export import DraftFacts, write_gguf
 
 SHORTLIST = tuple(range(0, 512, 2))
@@ -24,20 +25,22 @@ def engine(vendored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> E
     spec = read_spec(target)
     facts = DraftFacts(
         name="untrained",
-        layers=2,
-        hidden=spec.hidden,
-        ffn=64,
-        heads=2,
-        kv_heads=1,
-        head_dim=32,
-        eps=1e-6,
-        rope_base=1e4,
+        shape=DraftShape(
+            layers=2,
+            hidden=spec.hidden,
+            ffn=64,
+            heads=2,
+            kv_heads=1,
+            head_dim=32,
+            eps=1e-6,
+            rope_base=1e4,
+            block=8,
+            mask_token=1,
+            taps=(0, spec.layers - 1),
+            causal=True,
+            windows=(None, None),
+        ),
         context_length=512,
-        block_size=8,
-        mask_token=1,
-        taps=(0, spec.layers - 1),
-        windows=(None, None),
-        causal=True,
         shortlist=SHORTLIST,
     )
     draw = np.random.default_rng(0)

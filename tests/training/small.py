@@ -10,7 +10,8 @@ from torch import Tensor
 
 from draftwood.formats.gguf import GGUFFile
 from draftwood.training.draft_net import DraftNet, DraftShape
-from draftwood.training.fit import Replay, realisation_for
+from draftwood.training.fit import Replay
+from draftwood.training.masks import realisation_for
 from draftwood.training.packing import Document
 from draftwood.training.teachers import open_teacher
 from draftwood.training.teachers.base import Teacher

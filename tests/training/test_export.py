@@ -18,6 +18,7 @@ from draftwood.layers.weights import Weights
 from draftwood.models import dflash
 from draftwood.models.draft_spec import read_spec
 from draftwood.models.draft_tensors import DraftTensors
+from draftwood.training.draft_net import DraftShape
 from draftwood.training.export import DraftFacts, write_gguf
 from tests.conftest import VENDORED
 from tests.layers.test_weights import MemorySource
@@ -25,20 +26,22 @@ from tests.models.test_dflash import TARGET_SPEC, VENDORED_DRAFT, target_on
 
 FACTS = DraftFacts(
     name="d1-a.Q8_0.dflash",
-    layers=3,
-    hidden=128,
-    ffn=128,
-    heads=4,
-    kv_heads=2,
-    head_dim=64,
-    eps=1e-6,
-    rope_base=1e7,
+    shape=DraftShape(
+        layers=3,
+        hidden=128,
+        ffn=128,
+        heads=4,
+        kv_heads=2,
+        head_dim=64,
+        eps=1e-6,
+        rope_base=1e7,
+        block=16,
+        mask_token=510,
+        taps=(1, 3, 5),
+        causal=False,
+        windows=(None, None, None),
+    ),
     context_length=4096,
-    block_size=16,
-    mask_token=510,
-    taps=(1, 3, 5),
-    windows=(None, None, None),
-    causal=False,
 )
 """The facts of the vendored draft."""
 
@@ -73,7 +76,7 @@ def test_a_converter_s_file_written_again_is_the_same(
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_engine_drafts_from_it_as_from_the_arrays(causal: bool, source: GGUFFile, tmp_path: Path) -> None:
-    facts = replace(FACTS, causal=causal, windows=(None, 24, 24), taps=(0, 4, 7))
+    facts = replace(FACTS, shape=replace(FACTS.shape, causal=causal, windows=(None, 24, 24), taps=(0, 4, 7)))
     draw = np.random.default_rng(3)
     random = {
         name: draw.standard_normal(shape).astype(np.float32) * shape[-1] ** -0.5

@@ -77,24 +77,7 @@ def test_equals_the_engine_s_draft_on_the_same_weights(taught: Teacher, rows: Ro
 
     net = net_for(taught)
     shape = net.shape
-    facts = DraftFacts(
-        name="test",
-        layers=shape.layers,
-        hidden=shape.hidden,
-        ffn=shape.ffn,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        eps=shape.eps,
-        rope_base=shape.rope_base,
-        context_length=4096,
-        block_size=shape.block,
-        mask_token=shape.mask_token,
-        taps=shape.taps,
-        windows=shape.windows,
-        causal=shape.causal,
-        shortlist=None,
-    )
+    facts = DraftFacts("test", shape, context_length=4096)
     tensors = {name: value.detach().numpy() for name, value in net.state_dict().items()}
     path = tmp_path / "draft.gguf"
     write_gguf(path, tensors, facts, target_file(), matrix_type="F32")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
+from draftwood.cache.registry import kv_pair
+from draftwood.cache.spec import KVSpec
 from draftwood.decode.tree import DraftTree, TreeShape
 from draftwood.models.base import Model
 
@@ -17,7 +19,7 @@ class DrafterRequest:
     """What a drafter is made for.
 
     target: the loaded target, whose token table and head a draft may borrow. path: the draft file or directory, None
-    for drafters without one. dtype: "auto", "float32" or "bfloat16". kv: KV type of the draft's own cache.
+    for drafters without one. dtype: "auto", "float32" or "bfloat16". kv: KV types of the draft's own cache.
     causal: in-block causality, "file", "none", "sliding" or "all". block: rows of a block, None for the file's.
     tap_shift: "auto", "0" or "1", what to subtract from the file's target layer numbers. window: how far back a draft's
     layers but the last see, 0 for no window, None for the file's.
@@ -26,7 +28,7 @@ class DrafterRequest:
     target: Model
     path: Path | None = None
     dtype: str = "auto"
-    kv: str = "f32"
+    kv: tuple[KVSpec, KVSpec] = field(default_factory=lambda: kv_pair("f32"))
     max_context: int = 4096
     causal: str = "file"
     block: int | None = None

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from draftwood.batch import GRANULE, MAX_ROWS
-from draftwood.cache.registry import kv_pair
 from draftwood.decode.drafters.base import Drafter, DrafterRequest
 from draftwood.decode.drafters.none import root_only
 from draftwood.decode.tree import ROOT_ONLY, DraftTree, TreeShape, build_tree
@@ -144,4 +143,4 @@ def open_drafter(request: DrafterRequest) -> DFlashDrafter:
     weights = Weights(DraftTensors(source), request.target.device, request.dtype, exact=False)
     model = build(spec, weights, request.target)
     capacity = request.max_context + -request.max_context % GRANULE
-    return DFlashDrafter(model, model.new_context(kv_pair(request.kv), capacity), rows)
+    return DFlashDrafter(model, model.new_context(request.kv, capacity), rows)

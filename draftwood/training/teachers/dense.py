@@ -18,8 +18,8 @@ from draftwood.formats.gguf import GGUFFile
 from draftwood.kernels.batched_attention import attend_rows
 from draftwood.layers.weights import Weights
 from draftwood.models.registry import architecture
-from draftwood.training.draft_net import turn, turn_tables
-from draftwood.training.masks import DENSE, TILED
+from draftwood.training.draft_net import rms, turn, turn_tables
+from draftwood.training.masks import realisation_for
 from draftwood.training.packing import Rows
 from draftwood.training.teachers import base
 
@@ -57,11 +57,6 @@ def open_teacher(source: GGUFFile, device: str) -> Teacher:
     return Teacher(source, device)
 
 
-def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    x = x.float()
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
-
-
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, width: int) -> Tensor:
     if width == x.shape[-1]:
         return turn(x, cos, sin)
@@ -71,11 +66,11 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, width: int) -> Tensor:
 def _enter(x: Tensor, layer: _Layer, sizes: _Sizes, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x float32 [..., E] -> rotated queries [..., H, D], rotated keys and values [..., G, D] in the compute dtype."""
     kind = layer.qkv.dtype
-    rows = _norm(x, layer.attention_norm, sizes.eps).to(kind) @ layer.qkv.T
+    rows = rms(x, layer.attention_norm, sizes.eps).to(kind) @ layer.qkv.T
     heads = rows.unflatten(-1, (-1, sizes.head_dim))
     q, k, v = heads.split([sizes.heads, sizes.kv_heads, sizes.kv_heads], -2)
     if layer.qk_norm is not None:
-        q, k = _norm(q, layer.qk_norm[0], sizes.eps), _norm(k, layer.qk_norm[1], sizes.eps)
+        q, k = rms(q, layer.qk_norm[0], sizes.eps), rms(k, layer.qk_norm[1], sizes.eps)
     q, k = _rotate(q, cos, sin, sizes.rope_width), _rotate(k, cos, sin, sizes.rope_width)
     return q.to(kind), k.to(kind), v
 
@@ -84,7 +79,7 @@ def _leave(x: Tensor, mixed: Tensor, layer: _Layer, sizes: _Sizes) -> Tensor:
     """The rest of a layer: x float32 [..., E], mixed [..., H * D] -> float32 [..., E]."""
     kind = layer.out.dtype
     x = x + mixed @ layer.out.T
-    gate, up = (_norm(x, layer.mlp_norm, sizes.eps).to(kind) @ layer.gate_up.T).chunk(2, -1)
+    gate, up = (rms(x, layer.mlp_norm, sizes.eps).to(kind) @ layer.gate_up.T).chunk(2, -1)
     return x + (functional.silu(gate) * up) @ layer.down.T
 
 
@@ -103,7 +98,7 @@ class Teacher(base.Teacher):
         self.spec = spec = module.read_spec(source)
         self.device = device
         self.dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        self._realisation = TILED if device == "cuda" else DENSE
+        self._realisation = realisation_for(device)
         self._sizes = _Sizes(spec.heads, spec.kv_heads, spec.head_dim, spec.rope_width, spec.eps)
         self._weights = Weights(source, device, "float32")
         self.embedding = self._matrix("token_embd", spec.vocab, spec.hidden)
@@ -177,7 +172,7 @@ class Teacher(base.Teacher):
             x = self._read_layer(x, layer, self._sizes, cos, sin, self._realisation.attend, mask)
             if index in taps:
                 tapped[index] = x.to(self.dtype)
-        hidden = _norm(x, self._output_norm, self.spec.eps).to(self.dtype)
+        hidden = rms(x, self._output_norm, self.spec.eps).to(self.dtype)
         return torch.cat([tapped[tap] for tap in taps], -1), hidden
 
     def decoder(self, sequences: int, capacity: int) -> BatchDecoder:
@@ -213,4 +208,4 @@ class BatchDecoder(base.BatchDecoder):
             self._values[index, self._rows, :, positions] = v
             mixed = attend_rows(q, self._keys[index], self._values[index], lengths, scale)
             x = self._leave(x, mixed.flatten(1), layer, sizes)
-        return _norm(x, teacher._output_norm, teacher.spec.eps).to(teacher.dtype) @ teacher.head.T
+        return rms(x, teacher._output_norm, teacher.spec.eps).to(teacher.dtype) @ teacher.head.T
