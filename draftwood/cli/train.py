@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from draftwood.training.recipe import Recipe
     from draftwood.training.run import Place
 
-STAGES = ("scripts", "generate", "clean", "fit", "evaluate", "export")
+STAGES = ("scripts", "generate", "clean", "fit", "evaluate", "export", "card")
 
 
 def train(
@@ -99,6 +100,21 @@ def run_stages(
             path = place.folder / f"{recipe.name}-{matrix_type}.gguf"
             run.export(recipe, fitter, corpus, source, path, matrix_type)
             print(f"export: {path}, {path.stat().st_size / 2**20:.1f} MiB", flush=True)
+    if "card" in chosen:
+        print(f"card: {run.write_card(recipe, place, conditions(place.device))}", flush=True)
+
+
+def conditions(device: str) -> dict[str, str]:
+    """What a card says of the day and the machine."""
+    import torch
+
+    from draftwood.bench.report import commit
+
+    return {
+        "date": date.today().isoformat(),
+        "hardware": f"{'CPU' if device == 'cpu' else torch.cuda.get_device_name()}, torch {torch.__version__}",
+        "draftwood": commit(),
+    }
 
 
 def benchmark_ids(recipe: Recipe) -> list[list[int]]:

@@ -6,18 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from draftwood.errors import UsageError
 from draftwood.training.fit import Point
 from draftwood.training.recipe import Recipe
 
 
-def draw_curves(points: Sequence[Point], evaluation: Mapping[str, Any] | None, path: Path) -> None:
-    """Loss, acceptance and the slots of the result as one PNG. Needs matplotlib (the `plots` extra)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+def draw_curves(points: Sequence[Point], evaluation: Mapping[str, Any], path: Path) -> None:
+    """Loss, acceptance and the slots of the result as one PNG; a UsageError where matplotlib is not installed."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError(
+            "the curves need matplotlib, which is not installed; install draftwood[plots], or leave the stage card out."
+        ) from None
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3)
     steps = [point.step for point in points]
     losses = [point.loss for point in points]
     left.plot(steps, losses, color="#8a8a8a", linewidth=0.6)
@@ -33,23 +38,19 @@ def draw_curves(points: Sequence[Point], evaluation: Mapping[str, Any] | None, p
     share.set(ylim=(0, 100))
     handles = [*middle.get_lines(), *share.get_lines()]
     middle.legend(handles, [str(line.get_label()) for line in handles], loc="lower right", frameon=False)
-    if evaluation is not None:
-        slots = range(1, len(evaluation["slot_right"]) + 1)
-        right.plot(slots, [100 * value for value in evaluation["slot_right"]], color="#1f4e79", label="right")
-        right.plot(
-            slots,
-            [100 * value for value in evaluation["slot_conditional"]],
-            color="#c55a11",
-            label="right, if all slots before are",
-        )
-        right.set(title="held-out text, by slot", xlabel="slot", ylabel="%", ylim=(0, 100))
-        right.legend(frameon=False)
-    else:
-        right.set_axis_off()
+    slots = range(1, len(evaluation["slot_right"]) + 1)
+    right.plot(slots, [100 * value for value in evaluation["slot_right"]], color="#1f4e79", label="right")
+    right.plot(
+        slots,
+        [100 * value for value in evaluation["slot_conditional"]],
+        color="#c55a11",
+        label="right, if all slots before are",
+    )
+    right.set(title="held-out text, by slot", xlabel="slot", ylabel="%", ylim=(0, 100))
+    right.legend(frameon=False)
     for axis in (left, middle, right):
         axis.grid(alpha=0.25)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def smoothed(values: Sequence[float], memory: float = 0.9) -> list[float]:

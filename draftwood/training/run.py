@@ -5,13 +5,14 @@ text-*.npz                  what it wrote, one file a stretch of generation
 corpus.npz, manifest.json   the text after the filters, and its counts
 last.pt, flat.pt            checkpoints
 curve.json, evaluation.json, <name>.gguf
+<name>.md, <name>.png       the model card and the curves
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,22 @@ from draftwood.training.packing import Document, pack
 from draftwood.training.prompts import build_scripts
 from draftwood.training.prompts.scripts import read_scripts, write_scripts
 from draftwood.training.recipe import Recipe
+from draftwood.training.report import card, draw_curves
 from draftwood.training.roles import SUPERVISED
 from draftwood.training.teachers import open_teacher
 
 Tell = Callable[[str], None]
+
+
+_MADE_BY = {
+    "scripts.npz": "scripts",
+    "corpus.npz": "clean",
+    "manifest.json": "clean",
+    "last.pt": "fit",
+    "curve.json": "fit",
+    "evaluation.json": "evaluate",
+}
+"""The stage that leaves a file."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +65,13 @@ class Place:
         """A file of the run; a UsageError names the stage that makes it where it is missing."""
         path = self.folder / name
         if not path.exists():
-            stage = {"scripts.npz": "scripts", "corpus.npz": "clean", "last.pt": "fit"}.get(name, "an earlier one")
+            stage = _MADE_BY.get(name, "an earlier one")
             raise UsageError(f"{self.folder} has no {name} yet; run the stage that makes it first ({stage}).")
         return path
+
+    def read_json(self, name: str) -> Any:
+        """What `write_json` wrote."""
+        return json.loads(self.file(name).read_text(encoding="utf-8"))
 
     def write_json(self, name: str, value: Any) -> None:
         """A JSON file of the run."""
@@ -225,3 +242,14 @@ def export(recipe: Recipe, fitter: Fitter, corpus: Corpus, source: GGUFFile, pat
     facts = DraftFacts(recipe.name, fitter.net.shape, context_length, shortlist(corpus, recipe.draft.shortlist))
     tensors = {name: value.float().cpu().numpy() for name, value in fitter.net.state_dict().items()}
     write_gguf(path, tensors, facts, source, matrix_type)
+
+
+def write_card(recipe: Recipe, place: Place, conditions: Mapping[str, Any]) -> Path:
+    """Stage `card`: the model card and the curves beside it; the card. conditions: see `report.card`."""
+    points = [Point(**point) for point in place.read_json("curve.json")]
+    evaluation = place.read_json("evaluation.json")
+    path = place.folder / f"{recipe.name}.md"
+    text = card(recipe, place.read_json("manifest.json"), points, evaluation, conditions)
+    draw_curves(points, evaluation, path.with_suffix(".png"))
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from draftwood.cli.main import main
 from draftwood.engine.engine import Engine
-from draftwood.training.corpus import Corpus
+from draftwood.training.corpus import Corpus, manifest
 from draftwood.training.prompts.scripts import ANSWER, Script, write_scripts
 from draftwood.training.recipe import load_recipe
 from draftwood.training.run import spread_taps
@@ -57,7 +58,11 @@ def test_text_to_draft_in_one_folder(recipe: Path, tmp_path: Path, capsys: pytes
     assert len(text) == 24 and (text.roles == 2).sum() > 24
     held = np.arange(24) < 4
     Corpus(**{**text.__dict__, "held_out": held}).save(out / "corpus.npz")
-    assert main(["train", str(recipe), "--out", str(out), "--stages", "fit,evaluate,export"]) == 0
+    (out / "manifest.json").write_text(json.dumps(manifest(text, {})))
+    assert main(["train", str(recipe), "--out", str(out), "--stages", "fit,evaluate,export,card"]) == 0
+    card = (out / "tiny.md").read_text()
+    assert "| untrained draft |" in card and manifest(text, {})["sha256"] in card and date.today().isoformat() in card
+    assert (out / "tiny.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "control, untrained draft: tau" in printed and "tiny-Q8_0.gguf" in printed
     found = json.loads((out / "evaluation.json").read_text())
