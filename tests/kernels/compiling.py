@@ -71,8 +71,9 @@ def compile_kernel(kernel: Any, target: str, arguments: Mapping[str, Any], **opt
     from triton.compiler import ASTSource
 
     signature, constants, aligned = {}, {}, {}
+    assert set(arguments) == set(kernel.arg_names), f"{kernel.__name__} takes {', '.join(kernel.arg_names)}"
     for place, parameter in enumerate(kernel.params):
-        value = arguments[parameter.name] if parameter.name in arguments else parameter.default
+        value = arguments[parameter.name]
         kind = "constexpr"
         if not parameter.is_constexpr and value is not None:
             if isinstance(value, torch.dtype):
