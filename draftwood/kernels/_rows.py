@@ -19,6 +19,11 @@ def aligned(x: Tensor) -> Tensor:
     return x if is_aligned(x) else x.clone(memory_format=torch.contiguous_format)
 
 
+def row_stride(x: Tensor) -> int:
+    """Elements from row to row. A single row's own stride may be anything, and must not choose another code."""
+    return x.stride(0) if len(x) > 1 else x[0].numel() if len(x) else 0
+
+
 def require(condition: bool, what: str) -> None:
     """ValueError for arguments that would make a kernel read or write outside its tensors."""
     if not condition:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from draftwood.kernels._rows import aligned, is_aligned, require
+from draftwood.kernels._rows import aligned, is_aligned, require, row_stride
 
 
 @triton.jit
@@ -40,8 +40,8 @@ def _launch(x: Tensor, y: Tensor | None, weight: Tensor, eps: float, out_dtype: 
     out = torch.empty(rows, width, dtype=out_dtype, device=x.device)
     block, warps = shape_of(width)
     _rms_norm[(rows,)](
-        x, y, aligned(weight), out, eps, X_STRIDE=x.stride(0), Y_STRIDE=0 if y is None else y.stride(0), N=width,
-        BLOCK=block, num_warps=warps,
+        x, y, aligned(weight), out, eps, X_STRIDE=row_stride(x), Y_STRIDE=0 if y is None else row_stride(y),
+        N=width, BLOCK=block, num_warps=warps,
     )  # fmt: skip
     return out
 
@@ -51,9 +51,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out_dtype: torch.dtype = tor
     return _launch(aligned(x.reshape(-1, x.shape[-1])), None, weight, eps, out_dtype).view(x.shape)
 
 
-def add_rms_norm(
-    x: Tensor, y: Tensor, weight: Tensor, eps: float, out_dtype: torch.dtype = torch.float32
-) -> Tensor:
+def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float, out_dtype: torch.dtype = torch.float32) -> Tensor:
     """See `draftwood.kernels.norm.load_add_rms_norm`."""
     require(x.shape == y.shape and x.dim() == 2, f"x and y are [R, N], not {tuple(x.shape)} and {tuple(y.shape)}")
     require(is_aligned(x), "x is written in place, so it must begin on a multiple of 16 bytes")

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from draftwood.kernels._rows import aligned, require
+from draftwood.kernels._rows import aligned, require, row_stride
 
 
 @triton.jit
@@ -84,7 +84,7 @@ def rotate_heads(
     block, warps = shape_of(width)
     _rotate_heads[(rows, heads + kv_heads)](
         q, k, None if q_norm is None else aligned(q_norm), None if k_norm is None else aligned(k_norm), turns,
-        q_out, k_out, eps, Q_ROW=q.stride(0), Q_HEAD=q.stride(1), K_ROW=k.stride(0), K_HEAD=k.stride(1), H=heads,
+        q_out, k_out, eps, Q_ROW=row_stride(q), Q_HEAD=q.stride(1), K_ROW=row_stride(k), K_HEAD=k.stride(1), H=heads,
         G=kv_heads, D=width, WIDTH=turned, ADJACENT=pairing == "adjacent", BLOCK=block, num_warps=warps,
     )  # fmt: skip
     return q_out, k_out
