@@ -75,7 +75,7 @@ def check_small(device: str) -> None:
         lambda: triton.rotate_heads(q, k, turns(2, 10, device), "halves"),
         lambda: triton.rotate_heads(q, k, turns(2, 8, device), "halves", weight),
     ):
-        with pytest.raises(ValueError, match="pass|weights"):
+        with pytest.raises(ValueError, match=r"pass|weights"):
             bad()
 
 
