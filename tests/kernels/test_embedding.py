@@ -76,9 +76,7 @@ def test_rows_are_alone_on_a_gpu(gpu: str) -> None:
     assert_rows_are_alone(lambda tokens: embed(table, BLOCK_TYPES["Q4_K"], tokens), tokens)
 
 
-@pytest.mark.parametrize(
-    ("target", "name"), compile_cases("Q4_K", *(name for name in BLOCK_TYPES if name != "Q4_K"))
-)
+@pytest.mark.parametrize(("target", "name"), compile_cases("Q4_K", *(name for name in BLOCK_TYPES if name != "Q4_K")))
 def test_compiles(target: str, name: str) -> None:
     from draftwood.kernels.dequant.triton import WEIGHT_OF
     from draftwood.kernels.embedding.triton import COLUMNS, _embed

@@ -49,13 +49,14 @@ def check_heads(
 
     rows, q_heads, kv_heads, head_dim = shape
     # Queries as a gated projection has them: each head followed by its gate, which must not be read.
-    q = torch.cat([heads(rows, q_heads, head_dim, device, 0, dtype), torch.full((rows, q_heads, head_dim), torch.nan).to(device, dtype)], -1)[..., :head_dim]  # fmt: skip  # noqa: E501
+    q = torch.full((rows, q_heads, 2, head_dim), torch.nan, device=device, dtype=dtype)[:, :, 0]
+    q.copy_(heads(rows, q_heads, head_dim, device, 0, dtype))
     k = heads(rows, kv_heads + 1, head_dim, device, 1, dtype)[:, 1:]
     norms = [torch.rand(head_dim, device=device) if normed else None for _ in "qk"]
     with poisoned():
         out = triton.rotate_heads(q, k, turns(rows, width, device), pairing, *norms, EPS, dtype)
     expected = reference.rotate_heads(q, k, turns(rows, width, device), pairing, *norms, EPS, dtype)
-    tolerance = 2e-6 if dtype is torch.float32 else torch.finfo(dtype).eps
+    tolerance = 4e-6 if dtype is torch.float32 else torch.finfo(dtype).eps
     for one, other in zip(out, expected, strict=True):
         assert one.dtype is dtype and one.is_contiguous()
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
