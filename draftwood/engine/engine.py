@@ -72,7 +72,7 @@ class Engine:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         loaded = load_target(config, device)
-        config = settle(config, loaded.path, device)
+        config = settle(config, loaded.source, device)
         engine = cls(config, loaded, load_drafter(config, loaded.model, device), device)
         if engine.drafter.max_depth:
             _ = engine.policy  # measured now, so that the first request does not wait for it
@@ -144,8 +144,8 @@ class Engine:
         """What is loaded and how: file names, device, KV types, weight forms with their share of the GGUF bytes."""
         forms = sorted(self.target.weight_forms.items(), key=lambda item: -item[1])
         return {
-            "target": self.target.path.name,
-            "target_fingerprint": self.target.fingerprint,
+            "target": self.target.name,
+            "target_fingerprint": self.target.source.fingerprint,
             "architecture": self.target.model.spec.architecture,
             "draft": self.drafter.name
             if self.config.draft in (None, self.drafter.name)
@@ -267,7 +267,7 @@ class Engine:
         if not isinstance(prompt, str):
             return self._checked(prompt)
         if self.tokenizer is None:
-            raise UsageError(f"{self.target.path.name} has no tokenizer; give the prompt as a list of token ids.")
+            raise UsageError(f"{self.target.name} has no tokenizer; give the prompt as a list of token ids.")
         return self._checked(self.tokenizer.encode(prompt, special=True, add_bos=self.tokenizer.adds_bos))
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
@@ -279,7 +279,7 @@ class Engine:
         wrong = next((token for token in checked if not 0 <= token < vocab), None)
         if wrong is not None:
             raise UsageError(
-                f"the prompt holds token id {wrong}, but {self.target.path.name} has ids 0 to {vocab - 1}; "
+                f"the prompt holds token id {wrong}, but {self.target.name} has ids 0 to {vocab - 1}; "
                 "was it made for another model?"
             )
         if len(checked) >= room:
