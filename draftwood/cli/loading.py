@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from draftwood.cli.options import DEFAULT_CONTEXT
-from draftwood.cli.terminal import waiting
+from draftwood.cli.terminal import note, waiting
 
 if TYPE_CHECKING:
     from draftwood.engine.engine import Engine
@@ -39,7 +39,7 @@ def open_engine(
     with waiting(f"loading {Path(target).name}") if spinner else nullcontext():
         from draftwood.engine.engine import Engine
 
-        return Engine.load(
+        engine = Engine.load(
             target=target,
             draft=draft_name,
             max_context=max_context,
@@ -47,6 +47,9 @@ def open_engine(
             dtype=dtype,
             **{name: value for name, value in settings.items() if value is not None},
         )
+    if engine.synthetic:
+        note(f"{Path(target).name} is synthetic: its weights are random, and what it writes means nothing")
+    return engine
 
 
 def kv_name(key_type: str | None, value_type: str | None) -> str | None:

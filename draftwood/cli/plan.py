@@ -190,7 +190,7 @@ def _drafts(draft: str | None, target: Target) -> tuple[Draft | None, ...]:
     if draft.strip().lower() == _NONE:
         return (None,)
     if known.is_synthetic(draft):
-        return (inventory.draft_of(known.header(draft), target, draft),)
+        return (inventory.synthetic_draft(draft, target),)
     if Path(draft).exists():
         return (inventory.draft_of_file(Path(draft), target),)
     return (inventory.named_draft(draft, target),)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +16,12 @@ from draftwood.engine.config import EngineConfig
 from draftwood.engine.sources import open_draft, open_target
 from draftwood.errors import DeviceError, UsageError
 from draftwood.formats.header import ModelSource
+from draftwood.kernels.linear.floats import cpu_has_bf16
 from draftwood.layers.weights import Weights
 from draftwood.models.base import Model
+from draftwood.models.buffers import loaded
 from draftwood.models.registry import architecture
+from draftwood.models.spec import ModelSpec
 from draftwood.text.tokenizer import Tokenizer
 
 AUTO_KV = {"cpu": "f32", "cuda": "f16"}
@@ -65,6 +70,8 @@ def load_target(config: EngineConfig, device: str) -> LoadedTarget:
     module = architecture(source)
     spec = module.read_spec(source)
     check_width(pick_kv(config.kv, device), spec.head_dim)
+    if device == "cpu":
+        _check_memory(source, spec, config.dtype)
     weights = Weights(source, device, config.dtype)
     model = module.build(spec, weights)
     has_text = source.get("tokenizer.ggml.tokens") is not None
@@ -75,6 +82,26 @@ def load_target(config: EngineConfig, device: str) -> LoadedTarget:
         source,
         {form: size / total for form, size in weights.forms.items()},
     )
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _check_memory(source: ModelSource, spec: ModelSpec, dtype: str) -> None:
+    """A DeviceError for a target that cannot lie in this machine's memory: without it the system ends the process.
+
+    Every form on a CPU holds a float copy of each matrix.
+    """
+    matrices = [info for info in loaded(source.tensors.values(), spec.layers) if len(info.shape) == 2]
+    wide = dtype == "float32" or (dtype == "auto" and not cpu_has_bf16())
+    needed = (4 if wide else 2) * sum(math.prod(info.shape) for info in matrices)
+    if needed > machine_memory():
+        raise DeviceError(
+            f"{source.path.name[:60]} takes {needed / 2**30:.1f} GiB on a CPU and this machine has "
+            f"{machine_memory() / 2**30:.1f}; take a smaller model, or a machine with a GPU."
+        )
 
 
 def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:

@@ -8,7 +8,6 @@ layer's K and V to float32, and a commit makes a new recurrent state beside the 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from draftwood.buffers import DTYPE_BYTES
 from draftwood.cache.registry import KV_TYPES
 from draftwood.decode.drafters.registry import named_drafter
 from draftwood.engine.config import AUTO_CONTEXT, EngineConfig
-from draftwood.engine.loader import pick_draft_kv, pick_kv
+from draftwood.engine.loader import machine_memory, pick_draft_kv, pick_kv
 from draftwood.engine.sources import open_draft
 from draftwood.formats.header import ModelSource
 from draftwood.models.buffers import rounded
@@ -80,7 +79,7 @@ def _memory(device: str) -> tuple[int, int]:
     if device != "cpu":
         free, memory = torch.cuda.mem_get_info()
         return free, memory
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = machine_memory()
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+SYNTHETIC_KEY = "draftwood.synthetic"
+"""True in the metadata of models whose weights are made up; files keep it."""
+
+
 class ModelHeader:
     """Metadata and tensor table, without the tensors' bytes.
 
@@ -43,6 +47,11 @@ class ModelHeader:
         if key not in self.metadata:
             raise FormatError(f"{shown(self.path)} has no metadata key {quoted(key)}: use a complete GGUF file.")
         return self.metadata[key]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its weights are made up, as it says itself."""
+        return self.get(SYNTHETIC_KEY) is True
 
     def whole_numbers(self, name: str) -> npt.NDArray[np.int64]:
         """The values of a tensor of whole numbers; KeyError without one of that name, as in a header alone."""

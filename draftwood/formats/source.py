@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import platform
 from collections.abc import Mapping
@@ -31,6 +32,12 @@ class TensorInfo:
     shape: tuple[int, ...]
     block_type: BlockType
     nbytes: int
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...], type_name: str) -> TensorInfo:
+        """A tensor of a supported type; ValueError where its rows are no whole number of blocks."""
+        kind = BLOCK_TYPES[type_name]
+        return cls(name, shape, kind, math.prod(shape[:-1]) * kind.row_bytes(shape[-1]))
 
     @property
     def type_name(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from draftwood.batch import MAX_ROWS
 from draftwood.errors import DraftMismatchError, FormatError, UnsupportedModelError, UsageError
-from draftwood.formats.header import ModelHeader
+from draftwood.formats.header import SYNTHETIC_KEY, ModelHeader
 from draftwood.formats.source import quoted
 from draftwood.models.draft_tensors import VOCABULARY, DraftHeader, draft_tensors, file_name
 from draftwood.models.spec import ModelSpec
@@ -40,7 +40,8 @@ class DraftSpec:
     row sees (None: everything) and whether it is kept from the rows of the block after it. block_sizes:
     further block lengths that the draft was trained for. vocab, target_layers: what the file says of its
     target, 0 where it does not (`fit` sets vocab). shortlist: the target's token ids that it proposes from,
-    ascending, None for all of them. notes: decisions that a user may want to know of.
+    ascending, None for all of them. synthetic: whether its weights are made up. notes: decisions that a user may
+    want to know of.
     """
 
     source: str
@@ -66,6 +67,7 @@ class DraftSpec:
     logit_scale: float = 1.0
     logit_cap: float | None = None
     shortlist: tuple[int, ...] | None = field(default=None, repr=False)
+    synthetic: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -218,6 +220,7 @@ def read_spec(
         logit_scale=facts.real("logit_scale", "output_multiplier") or 1.0,
         logit_cap=facts.real("final_logit_softcapping"),
         shortlist=_shortlist(source, facts),
+        synthetic=facts.metadata.get(SYNTHETIC_KEY) is True,
         notes=tuple(notes),
     )
 

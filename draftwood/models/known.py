@@ -6,7 +6,6 @@ draft is that name with "-dflash", and a quantisation if it is not the first: "q
 
 from __future__ import annotations
 
-import math
 import struct
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from draftwood.errors import UsageError
-from draftwood.formats.ggml import BLOCK_TYPES
 from draftwood.formats.header import ModelHeader
 from draftwood.formats.source import TensorInfo
 from draftwood.models import draft_spec
@@ -120,11 +118,11 @@ def target(key: str, changes: Changes | None = None) -> KnownModel:
     model, variant = _parts(key)
     row, changes = _rows()[model], changes or _changes(key)
     about = row["about"] + (f", its {variant} variant" if variant else "")
-    made = KnownModel(
-        Path(SYNTHETIC + key), _stored(row["keys"] | changes.keys), key, about, changes.vocab or row["vocab"]
-    )
+    metadata, vocab = _stored(row["keys"] | changes.keys), changes.vocab or row["vocab"]
+    made = KnownModel(Path(SYNTHETIC + key), metadata, key, about, vocab)
     # The shapes are written in words that the facts explain, and of the tensors those need the table alone.
-    made.tensors = {TABLE: _tensor(TABLE, (made.vocab, made.require(f"{made.architecture}.embedding_length")), "F32")}
+    hidden = made.require(f"{made.architecture}.embedding_length")
+    made.tensors = {TABLE: TensorInfo.of(TABLE, (vocab, hidden), "F32")}
     spec = architecture(made).read_spec(made)
     attention = [i for i in range(spec.layers) if spec.attention[i]]
     delta = [i for i in range(spec.layers) if not spec.attention[i]]
@@ -142,7 +140,7 @@ def draft(key: str, quantisation: str, changes: Changes | None = None) -> KnownM
     path = Path(f"{SYNTHETIC}{key}{DRAFT}:{quantisation}")
     made = KnownModel(path, metadata, key, row["about"], changes.vocab or whole["vocab"])
     hidden, taps = made.require("dflash.embedding_length"), len(made.require("dflash.target_layers"))
-    made.tensors = {_FUSE: _tensor(_FUSE, (hidden, taps * hidden), "F32")}
+    made.tensors = {_FUSE: TensorInfo.of(_FUSE, (hidden, taps * hidden), "F32")}
     spec = draft_spec.read_spec(made)
     widths = {
         "hidden": spec.hidden,
@@ -198,9 +196,4 @@ def _tensors(
                 continue
             other = {number: name for name, numbers in row.get("but", {}).items() for number in numbers}
             name = row["name"] if block is None else f"blk.{block}.{row['name']}"
-            yield _tensor(name, tuple(widths[w] for w in row["shape"]), other.get(block, row.get("type", kind)))
-
-
-def _tensor(name: str, shape: tuple[int, ...], kind: str) -> TensorInfo:
-    block = BLOCK_TYPES[kind]
-    return TensorInfo(name, shape, block, math.prod(shape[:-1]) * block.row_bytes(shape[-1]))
+            yield TensorInfo.of(name, tuple(widths[w] for w in row["shape"]), other.get(block, row.get("type", kind)))

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from draftwood.formats.header import ModelHeader, ModelSource
+from draftwood.formats.header import SYNTHETIC_KEY, ModelHeader, ModelSource
 from draftwood.formats.source import TensorInfo
 from draftwood.models.buffers import HEAD, TABLE
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SEED = 0
-MARK = "draftwood.synthetic"
-"""The metadata key of made-up models, true; files keep it."""
 
 LOGIT_SPREAD = 4.0
 """Standard deviation of the logits: the likeliest of 248,320 tokens then has a probability of about 0.1."""
@@ -42,7 +40,7 @@ class SyntheticModel(ModelSource):
     """A header and the weights that are made up for it. metadata: keys beside the header's, as of its tokenizer."""
 
     def __init__(self, header: ModelHeader, metadata: Mapping[str, Any] | None = None) -> None:
-        own = {"general.name": f"{header.path.name} (random weights)", MARK: True}
+        own = {"general.name": f"{header.path.name} (random weights)", SYNTHETIC_KEY: True}
         super().__init__(header.path, {**header.metadata, **own, **(metadata or {})}, header.tensors)
 
     def tensor(self, name: str, device: str) -> Tensor:
@@ -61,11 +59,6 @@ class SyntheticModel(ModelSource):
         """See `ModelSource`; of the tensors' names, shapes and types, and the seed."""
         facts = [(info.name, info.shape, info.type_name) for info in self.tensors.values()]
         return _digest(f"{SEED} {facts}").hex()[:16]
-
-
-def is_synthetic(source: ModelHeader) -> bool:
-    """Whether a model says that its weights are made up."""
-    return source.get(MARK) is True
 
 
 def distribution(info: TensorInfo) -> tuple[float, float]:

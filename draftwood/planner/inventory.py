@@ -119,6 +119,12 @@ def synthetic_target(name: str) -> Target:
     return target_of(model, model.path.name, f"synthetic weights in the shapes of {model.about}", model.key)
 
 
+def synthetic_draft(name: str, target: Target) -> Draft:
+    """A draft of made-up weights by its full name, checked against the target."""
+    model = known.header(name)
+    return draft_of(model, target, f"synthetic {model.path.name.rpartition(':')[2]}")
+
+
 def known_advice(key: str) -> list[Advice]:
     """What an earlier report advises for a model of `guides.toml`, if it is there."""
 

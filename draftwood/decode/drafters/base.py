@@ -40,10 +40,12 @@ class Drafter(ABC):
     """Proposes a tree of candidates; the target decides every token, so a drafter can only cost time.
 
     name: for reports. wants: target layers whose outputs `observe` is given. block_size: rows of a block of a block
-    draft, None for other drafters. max_depth: deepest candidate it can propose.
+    draft, None for other drafters. max_depth: deepest candidate it can propose. synthetic: whether it guesses with
+    made-up weights.
     """
 
     name: str
+    synthetic: bool = False
     wants: tuple[int, ...] = ()
     block_size: int | None = None
     max_depth: int = 0

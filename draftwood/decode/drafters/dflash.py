@@ -27,6 +27,7 @@ class DFlashDrafter(Drafter):
     def __init__(self, model: DraftModel, context: DraftContext, block_size: int) -> None:
         self.model, self.context, self.spec = model, context, model.spec
         self.wants = model.spec.taps
+        self.synthetic = model.spec.synthetic
         self.block_size: int = block_size
         self.max_depth = block_size - 1
         # Where no row sees the rows after it, a shorter block says the same in the rows that it has.

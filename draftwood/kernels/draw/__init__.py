@@ -11,7 +11,7 @@ from draftwood.formats.ggml import BlockType
 from draftwood.kernels.draw.blocks import BLOCKS, FLOATS, Block, scale_table
 from draftwood.kernels.mixing import int32, mix
 
-CHUNK_BLOCKS = {"cpu": 1 << 10, "cuda": 1 << 19}
+CHUNK_BLOCKS = {"cpu": 1 << 12, "cuda": 1 << 19}
 """Blocks of 256 weights drawn at a time: few enough for a core's cache, enough to fill a GPU. Multiples of 4."""
 
 _BELL_MEAN, _BELL_SPREAD = 2 * 255, math.sqrt(4 * (256**2 - 1) / 12)

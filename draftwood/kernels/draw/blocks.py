@@ -84,10 +84,11 @@ def scale_table(block: Block, std: float) -> Tensor:
     ValueError where `std` cannot be reached with finite halves other than 0.
     """
     sizes = std / block.spread / math.sqrt(np.mean(_VARIATION**2)) * _VARIATION
-    scales = np.concatenate((-sizes if block.signed else sizes, sizes)).astype(np.float16)
-    columns = [scales]
-    if block.offset is not None:
-        columns.append((block.offset * scales.astype(np.float64)).astype(np.float16))
+    with np.errstate(over="ignore"):
+        scales = np.concatenate((-sizes if block.signed else sizes, sizes)).astype(np.float16)
+        columns = [scales]
+        if block.offset is not None:
+            columns.append((block.offset * scales.astype(np.float64)).astype(np.float16))
     table = np.stack(columns, 1)
     if not np.isfinite(table).all() or not table.all():
         raise ValueError(f"no half-precision scales give weights a standard deviation of {std:g}")
