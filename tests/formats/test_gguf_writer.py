@@ -24,11 +24,8 @@ METADATA: dict[str, Any] = {
     "test.flags": [True, False],
     "test.words": ["a", "", "b c"],
 }
-TENSORS = [
-    TensorInfo.of("m.weight", (3, 512), "Q4_K"),
-    TensorInfo.of("n", (5,), "F32"),
-    TensorInfo.of("o", (2, 64), "Q8_0"),
-]
+TABLE = (("m.weight", (3, 512), "Q4_K"), ("n", (5,), "F32"), ("o", (2, 64), "Q8_0"))
+TENSORS = [TensorInfo.of(*row) for row in TABLE]
 
 
 def stored(name: str) -> npt.NDArray[np.uint8]:
@@ -46,9 +43,7 @@ def test_it_is_read_back(tmp_path: Path) -> None:
     theirs = gguf.GGUFReader(tmp_path / "a.gguf")
     assert theirs.fields["test.whole"].types == [gguf.GGUFValueType.UINT32]
     assert theirs.fields["test.numbers"].types == [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.INT32]
-    assert [(t.name, tuple(t.shape), t.tensor_type.name) for t in theirs.tensors] == [
-        ("m.weight", (512, 3), "Q4_K"), ("n", (5,), "F32"), ("o", (64, 2), "Q8_0")
-    ]  # fmt: skip
+    assert tuple((t.name, tuple(t.shape)[::-1], t.tensor_type.name) for t in theirs.tensors) == TABLE
 
 
 @pytest.mark.parametrize("cause", [KeyboardInterrupt, OSError, ValueError])

@@ -76,8 +76,15 @@ def test_neither_chunks_nor_the_device_change_a_byte(name: str, device: str, mon
 
 # A draw is part of what a synthetic model is: files written by one version are those of the next.
 DIGESTS = {
-    "F32": "417f46ce3624e706", "F16": "17aed8366166e5d7", "BF16": "f4f9adc6ab46c04a", "Q8_0": "461dc33a6e1cfdc8", "Q4_K": "f72af48bbe676fb5", "Q5_K": "d5a55699aa12b7e1", "Q6_K": "45dac970bcdfb8df", "IQ4_XS": "2519034761dd15ce",
-}  # fmt: skip
+    "F32": "417f46ce3624e706",
+    "F16": "17aed8366166e5d7",
+    "BF16": "f4f9adc6ab46c04a",
+    "Q8_0": "461dc33a6e1cfdc8",
+    "Q4_K": "f72af48bbe676fb5",
+    "Q5_K": "d5a55699aa12b7e1",
+    "Q6_K": "45dac970bcdfb8df",
+    "IQ4_XS": "2519034761dd15ce",
+}
 
 
 @pytest.mark.parametrize("name", DIGESTS)
