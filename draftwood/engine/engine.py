@@ -151,7 +151,7 @@ class Engine:
         forms = sorted(self.target.weight_forms.items(), key=lambda item: -item[1])
         return {
             "target": _labelled(self.target.name, self.target.source.synthetic),
-            "target_fingerprint": self.target.source.fingerprint,
+            "target_fingerprint": self.target.fingerprint,
             "architecture": self.target.model.spec.architecture,
             "draft": self.drafter.name
             if self.config.draft in (None, self.drafter.name)

@@ -36,6 +36,7 @@ class LoadedTarget:
     model: Model
     tokenizer: Tokenizer | None
     source: ModelSource
+    fingerprint: str
     weight_forms: dict[str, float]
 
     @property
@@ -80,6 +81,7 @@ def load_target(config: EngineConfig, device: str) -> LoadedTarget:
         model,
         Tokenizer.from_metadata(source.metadata) if has_text else None,
         source,
+        source.fingerprint,
         {form: size / total for form, size in weights.forms.items()},
     )
 

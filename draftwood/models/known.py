@@ -77,11 +77,10 @@ def key_of(name: str) -> str | None:
     """The name of the model or variant that a name or an alias means, whatever its case; None if it is not known."""
     wanted = name.strip().lower()
     for key, row in _rows().items():
-        for spelling in (key, *row["aliases"]):
-            if wanted == spelling:
-                return key
-            if wanted.removeprefix(f"{spelling}-") in row["variants"]:
-                return f"{key}-{wanted.removeprefix(f'{spelling}-')}"
+        endings = ["", *(f"-{variant}" for variant in row["variants"])]
+        spellings = {spelling + ending: key + ending for spelling in (key, *row["aliases"]) for ending in endings}
+        if wanted in spellings:
+            return spellings[wanted]
     return None
 
 

@@ -28,7 +28,7 @@ def test_spellings(name: str) -> None:
     assert known.key_of(f"{name.strip()}-4Layers") == f"{NAME}-4layers"
 
 
-@pytest.mark.parametrize("name", ["gpt-9", "", "27b-5layers", "27bb", "27b-", "synthetic:27b"])
+@pytest.mark.parametrize("name", ["gpt-9", "", "tiny", "27b-5layers", "27bb", "27b-", "synthetic:27b"])
 def test_other_names(name: str) -> None:
     assert known.key_of(name) is None
 

@@ -26,7 +26,7 @@ def draw(key: int, block_type: BlockType, shape: tuple[int, ...], std: float, de
     """
     row_bytes = block_type.row_bytes(shape[-1])
     out = torch.empty(math.prod(shape[:-1]) * row_bytes, dtype=torch.uint8, device=device)
-    if out.numel() > 4 << 31:
+    if out.numel() > 2 << 31:
         raise ValueError(f"{out.numel()} bytes are more than a 32-bit counter can tell apart")
     blocks = out.view(-1, block_type.type_size)
     step = CHUNK_BLOCKS[torch.device(device).type] * 256 // block_type.block_size
