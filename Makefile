@@ -63,7 +63,8 @@ test-compile: setup  ## every kernel compiled for gfx1100, gfx1151, sm_86, sm_89
 	$(BIN)/python -m pytest -q -m compile tests/kernels
 
 # These import nothing but torch (with the jinja2 it brings), triton, numpy, gguf, safetensors, tokenizers and pytest.
-GPU_TESTS := tests/kernels tests/cache tests/models tests/decode tests/engine/test_dflash_end_to_end.py
+GPU_TESTS := tests/kernels tests/cache tests/models tests/decode tests/engine/test_dflash_end_to_end.py \
+	tests/engine/test_synthesis.py
 
 test-gpu:  ## model, draft and exactness tests on this machine's GPU, with plain python3 (or PYTHON=...) and no .venv
 	$(PYTHON) -m pytest -q -m "gpu and not slow" $(GPU_TESTS)

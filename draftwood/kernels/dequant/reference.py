@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_NL4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+NL4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 def _float16(blocks: Tensor, at: int) -> Tensor:
@@ -35,7 +35,7 @@ def _split(data: Tensor, groups: int, size: int) -> Tensor:
 
 def _lookup(codes: Tensor) -> Tensor:
     """The IQ4 table at codes 0..15, float32 of the same shape."""
-    table = torch.tensor(_NL4, dtype=torch.float32, device=codes.device)
+    table = torch.tensor(NL4, dtype=torch.float32, device=codes.device)
     return table[codes.int()]
 
 
