@@ -50,9 +50,10 @@ class Compiled:
         """WMMA or mma/wgmma instructions in the text of the assembly."""
         return len(re.findall(r"^\s*(?:v_wmma|mma\.sync|wgmma\.mma_async)", self.asm, re.MULTILINE))
 
-    def check(self, matrix: bool = False) -> Compiled:
-        """Assert that nothing spilled, that shared memory suffices and, on demand, that matrix cores are used."""
-        assert self.spilled == 0, f"{self.target}: spills {self.spilled}, has {self.registers} registers"
+    def check(self, matrix: bool = False, spilled: int = 0) -> Compiled:
+        """Assert that no more than `spilled` spilled, that shared memory suffices and, on demand, that matrix cores
+        are used."""
+        assert self.spilled <= spilled, f"{self.target}: spills {self.spilled}, has {self.registers} registers"
         limit = SHARED_LIMIT[self.target]
         assert self.shared <= limit, f"{self.target}: {self.shared} bytes of shared memory of {limit}"
         assert not matrix or self.matrix_instructions, f"{self.target}: no matrix instruction"

@@ -18,8 +18,9 @@ def run_interpreted(module: str, calls: str) -> None:
     pytest.importorskip("triton")
     code = f"from {module} import *; {calls}"
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    # NumPy, which interprets, warns of an infinity or a NaN in arithmetic; a device does not.
-    warnings = "-W", "error", "-W", "ignore::RuntimeWarning"
+    # NumPy, which interprets, warns of an infinity or a NaN in arithmetic, which a device does not, and of how Triton's
+    # interpreter reads the bounds of a loop.
+    warnings = "-W", "error", "-W", "ignore::RuntimeWarning", "-W", "ignore::DeprecationWarning"
     ran = subprocess.run(
         [sys.executable, *warnings, "-c", code],
         cwd=ROOT,
