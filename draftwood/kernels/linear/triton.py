@@ -402,24 +402,29 @@ def _layout_options(matrix: PackedMatrix, outputs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def decode(x: Tensor, matrix: PackedMatrix) -> Tensor:
-    """x [R, K], 1 <= R <= 64, any float type -> float32 [R, N]; a row's bits depend on that row alone."""
-    (outputs, inputs), tiling = matrix.padded, tiling_of(x.device)
-    tiles, rows = padded_rows(len(x), tiling)
-    staged, x_factor = stage(x, inputs, rows)
-    programs = programs_of(outputs, inputs, x.device)
+def product(staged: Tensor, x_factor: Tensor, matrix: PackedMatrix, count: int) -> Tensor:
+    """What `stage` made of `count` rows of a decode pass -> float32 [count, N]."""
+    (outputs, inputs), tiling = matrix.padded, tiling_of(staged.device)
+    tiles, rows = padded_rows(count, tiling)
+    programs = programs_of(outputs, inputs, staged.device)
     most = parts_of(outputs // tiling.outputs, inputs // STEP, programs)
-    parts = torch.empty(most, rows, outputs, dtype=torch.float32, device=x.device)
+    parts = torch.empty(most, rows, outputs, dtype=torch.float32, device=staged.device)
     _decode[(programs,)](
         staged, *_layout_arguments(matrix), parts, outputs, inputs, programs, TILES=tiles, ROWS=tiling.rows,
         **_layout_options(matrix, tiling.outputs), **tiling.options(matrix.layout),
     )  # fmt: skip
-    out = torch.empty(len(x), matrix.out_features, dtype=torch.float32, device=x.device)
-    _add_parts[(outputs // tiling.outputs, len(x))](
+    out = torch.empty(count, matrix.out_features, dtype=torch.float32, device=staged.device)
+    _add_parts[(outputs // tiling.outputs, count)](
         parts, x_factor, matrix.factor, out, outputs, inputs, programs, matrix.out_features, rows,
         OUTPUTS=tiling.outputs, num_warps=2,
     )  # fmt: skip
     return out
+
+
+def decode(x: Tensor, matrix: PackedMatrix) -> Tensor:
+    """x [R, K], 1 <= R <= 64, any float type -> float32 [R, N]; a row's bits depend on that row alone."""
+    _, rows = padded_rows(len(x), tiling_of(x.device))
+    return product(*stage(x, matrix.padded[1], rows), matrix, len(x))
 
 
 def prefill(x: Tensor, matrix: PackedMatrix) -> Tensor:
