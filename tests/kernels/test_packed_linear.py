@@ -3,6 +3,7 @@ compiles it."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -149,6 +150,15 @@ def layout_arguments(name: str, outputs: int, assembly: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def assert_pairs_are_neighbours(ttgir: str) -> None:
+    """PTX that takes two codes at a time is given pairs along the last axis, the first one of a lane's registers."""
+    names = set(re.findall(r"elementwise_inline_asm.*packed_element = 2.* -> tensor<[^#]*(#\w+)>", ttgir))
+    assert names
+    for name in names:
+        first = re.search(rf"^{name} = #ttg.linear<.register = ..([0-9, ]+)\]", ttgir, re.MULTILINE)
+        assert first is not None and first[1] == "0, 0, 0, 0, 1", name
+
+
 @pytest.mark.parametrize(("target", "case"), compile_cases(*CASES))
 def test_decode_compiles(target: str, case: str) -> None:
     from draftwood.kernels.linear import triton
@@ -167,6 +177,7 @@ def test_decode_compiles(target: str, case: str) -> None:
         loop = made.ttgir[made.ttgir.index("scf.for") :]
         assert "convert_layout" not in loop[: loop.index("scf.yield")], "the operand is converted in the loop"
         assert "local_store" not in made.ttgir, "the operand goes through shared memory"
+        assert_pairs_are_neighbours(made.ttgir)
 
 
 @pytest.mark.parametrize(("target", "case"), compile_cases("expand", "prefill", "stage", "add parts"))
@@ -174,7 +185,7 @@ def test_the_others_compile(target: str, case: str) -> None:
     from draftwood.kernels.linear import triton
 
     f16, f32 = torch.float16, torch.float32
-    expand = layout_arguments("Q4_K", 128, target.startswith("sm_")) | {"p_out": f16, "K": 5120, "TILE0": 4}
+    expand = layout_arguments("Q4_K", 128, False) | {"p_out": f16, "K": 5120, "TILE0": 4}
     sums = {"p_parts": f32, "p_x_factor": f32, "p_factor": f32, "p_out": f32, "N": 34816, "K": 5120, "P": 396}
     product = {"p_x": f16, "p_w": f16, "p_x_factor": f32, "p_factor": f32, "p_out": f32, "T": 2048, "K": 5120}
     kernel, arguments, options = {

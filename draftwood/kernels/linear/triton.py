@@ -437,7 +437,9 @@ def prefill(x: Tensor, matrix: PackedMatrix) -> Tensor:
     out = torch.empty(len(x), matrix.out_features, dtype=torch.float32, device=x.device)
     chunk = max(1, EXPANDED // (OUTPUTS * inputs))
     halves = torch.empty(min(chunk, outputs // OUTPUTS) * OUTPUTS, inputs, dtype=torch.float16, device=x.device)
-    arguments, options = _layout_arguments(matrix), _layout_options(matrix, OUTPUTS)
+    # The inner functions in PTX need the two codes of a pair side by side in a lane, which only the operand of a
+    # matrix instruction makes certain.
+    arguments, options = _layout_arguments(matrix), _layout_options(matrix, OUTPUTS) | {"ASSEMBLY": False}
     for tile in range(0, outputs // OUTPUTS, chunk):
         count = min(chunk, outputs // OUTPUTS - tile)
         first = tile * OUTPUTS
