@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from draftwood.bench.suites.kv import REFERENCE, Row
 from draftwood.errors import UsageError
@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TICKS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 32)
+_PLACES = [
+    (far * x, far * y)
+    for far in (8, 16, 26)
+    for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1))
+]
+"""Where a label may stand, in points from its own, the nearest first."""
 
 
 def blank() -> Figure:
@@ -25,7 +31,7 @@ def blank() -> Figure:
             "--out draws a picture with matplotlib, which is not installed; install draftwood[plots], or leave "
             "--out out."
         ) from None
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -36,25 +42,17 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
 
     figure = blank()
     axes = figure.add_subplot()
-    for name, marker, colour, filled, offset, align, chosen in (
-        ("K and V alike", "o", "#1f4e79", True, (-6, -4), "right", [r for r in rows if r.case.rotated and _alike(r)]),
-        ("K and V differ", "D", "#c55a11", True, (7, -3), "left", [r for r in rows if not _alike(r)]),
-        ("without rotation", "o", "#8a8a8a", False, (7, -3), "left", [r for r in rows if not r.case.rotated]),
-    ):
+    kinds = (
+        ("K and V alike", "o", "#1f4e79", "#1f4e79", [row for row in rows if row.case.rotated and _alike(row)]),
+        ("K and V differ", "D", "#c55a11", "#c55a11", [row for row in rows if not _alike(row)]),
+        ("alike, without rotation", "o", "#6f6f6f", "white", [row for row in rows if not row.case.rotated]),
+    )
+    labels: list[tuple[Row, str]] = []
+    for name, marker, colour, inside, chosen in kinds:
         points = [row for row in chosen if row.kl > 0]
-        axes.plot(
-            [row.bits for row in points],
-            [row.kl for row in points],
-            marker,
-            color=colour,
-            markerfacecolor=colour if filled else "white",
-            label=name,
-        )
-        for row in points:
-            label = row.case.label.removesuffix(" unrotated")
-            axes.annotate(
-                label, (row.bits, row.kl), offset, textcoords="offset points", fontsize=9, color=colour, ha=align
-            )
+        bits, kl = [row.bits for row in points], [row.kl for row in points]
+        axes.plot(bits, kl, marker, color=colour, markerfacecolor=inside, label=name)
+        labels += [(row, colour) for row in points]
     axes.set(
         xscale="log",
         yscale="log",
@@ -62,14 +60,42 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
         ylabel=f"mean KL divergence from {REFERENCE}, nats",
         title=title,
     )
+    axes.margins(0.08)
     axes.xaxis.set_major_locator(FixedLocator(_TICKS))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.grid(alpha=0.25)
     axes.legend()
+    _label(figure, axes, labels)
     figure.savefig(path, dpi=120)
 
 
 def _alike(row: Row) -> bool:
     key, value = row.case.kv
     return key is value
+
+
+def _label(figure: Figure, axes: Any, labels: Sequence[tuple[Row, str]]) -> None:
+    """Name the points, each in the nearest place that covers no other name and no point."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # settles where the axes are
+    pixels = axes.transData.transform([(row.bits, row.kl) for row, _ in labels])
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in pixels]
+    for row, colour in labels:
+        for x, y in _PLACES:
+            text = axes.annotate(
+                row.case.label.removesuffix(" unrotated"),
+                (row.bits, row.kl),
+                (x, y),
+                textcoords="offset points",
+                fontsize=9,
+                color=colour,
+                ha="left" if x > 0 else "right" if x < 0 else "center",
+                va="center" if y == 0 else "bottom" if y > 0 else "top",
+            )
+            box = text.get_window_extent()
+            if (x, y) == _PLACES[-1] or not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()

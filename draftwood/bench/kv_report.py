@@ -40,10 +40,10 @@ def conditions(given: Conditions) -> list[str]:
         f"text {given.text_sha256[:16]}: {given.tokens:,} tokens in windows of {given.window:,} of {given.text}",
     ]
     if given.n_gen:
-        lines.append(
-            f"AL: draft {facts['draft']}, chain, prompts {given.prompts_sha256[:16]}, greedy, at most {given.n_gen} "
-            "tokens a prompt, the same as plain decoding's in every run"
-        )
+        lines += [
+            f"AL: draft {facts['draft']}, as a chain, greedy, at most {given.n_gen} tokens a prompt",
+            f"prompts {given.prompts_sha256[:16]}; in every run the tokens of plain decoding over the same types",
+        ]
     return lines if given.complete else [*lines, "INTERRUPTED: what was measured until then"]
 
 
