@@ -156,8 +156,10 @@ from draftwood.cli.main import main
 for name in sys.argv[1:]:
     assert main([*name.split(), "--help"]) == 0
 """
-    shown = without_torch(code, "", "run", "chat", "pull", "bench", "bench he", "doctor", "demo", "plan", "train")
-    assert shown.count("Usage: draftwood") == 10
+    shown = without_torch(
+        code, "", "run", "chat", "pull", "bench", "bench he", "bench kv", "doctor", "demo", "plan", "train"
+    )
+    assert shown.count("Usage: draftwood") == 11
 
 
 def test_tests_mirror_the_package() -> None:

@@ -55,7 +55,7 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
         labels += [(row, colour) for row in points]
     axes.set(
         xscale="log",
-        yscale="log",
+        yscale="log" if labels else "linear",
         xlabel="bits a value, mean of K and V",
         ylabel=f"mean KL divergence from {REFERENCE}, nats",
         title=title,

@@ -47,13 +47,18 @@ def conditions(given: Conditions) -> list[str]:
     return lines if given.complete else [*lines, "INTERRUPTED: what was measured until then"]
 
 
-LEGEND = (
-    f"K error, V error   length of the rounding error, relative to the rows that the model stored; "
-    f"all else against {REFERENCE}",
-    "KL                 how far the odds of the next token move, in nats; 99.9 %: one token in a thousand is worse",
-    "same top           tokens whose likeliest successor stays the same",
-    "AL                 tokens decided in a pass with the draft; the text itself changes with the type, so it scatters",
-)
+LEGEND = {
+    "K, V error": "length of the rounding error, relative to the rows that the model stored",
+    "KL": f"how far the odds of the next token move from those over {REFERENCE}, in nats; 99.9 %: one token in a "
+    "thousand is worse",
+    "same top": f"tokens whose likeliest successor is that over {REFERENCE}",
+    "AL": "tokens decided in a pass with the draft; each type writes its own text, so it scatters",
+}
+
+
+def legend() -> list[str]:
+    """What the names of the columns mean."""
+    return [f"{name:<11} {meaning}" for name, meaning in LEGEND.items()]
 
 
 def table(rows: Sequence[Row]) -> list[str]:
@@ -76,7 +81,7 @@ def markdown(given: Conditions, rows: Sequence[Row]) -> str:
             "|---" + "|---:" * (len(names) - 1) + "|",
             *(f"| {' | '.join(_cells(row))} |" for row in rows),
             "",
-            *(f"- {' '.join(line.split())}" for line in LEGEND),
+            *(f"- {name}: {meaning}" for name, meaning in LEGEND.items()),
             "",
         ]
     )

@@ -252,7 +252,7 @@ def kv(
         (out / "kv.md").write_text(kv_report.markdown(given, rows), encoding="utf-8")
         (out / "kv.json").write_text(line + "\n", encoding="utf-8")
         kv_picture.draw(rows, f"{facts['target']}, {measured.tokens:,} tokens", out / "kv.png")
-    plain([*kv_report.conditions(given), "", *kv_report.table(rows), "", *kv_report.LEGEND, "", line])
+    plain([*kv_report.conditions(given), "", *kv_report.table(rows), "", *kv_report.legend(), "", line])
     if not complete:
         raise typer.Exit(130)
 
