@@ -83,10 +83,9 @@ def over(engine: Engine, kv: str) -> Engine:
     return Engine(dataclasses.replace(engine.config, kv=kv), engine.target, engine.drafter, engine.device)
 
 
-@pytest.mark.parametrize(("kv", "index"), [("q8_0", 2), ("q4_0", 7), ("tq3_0", 14)])
-def test_chain_and_tree_over_coarse_caches(engine: Engine, kv: str, index: int) -> None:
-    for temperature in (0.0, 0.8):
-        check(over(engine, kv), index, SamplingParams(max_tokens=32, temperature=temperature, seed=5), (8,))
+@pytest.mark.parametrize(("kv", "index", "temperature"), [("q8_0", 2, 0.0), ("q4_0", 7, 0.8), ("tq3_0", 4, 0.0)])
+def test_chain_and_tree_over_coarse_caches(engine: Engine, kv: str, index: int, temperature: float) -> None:
+    check(over(engine, kv), index, SamplingParams(max_tokens=32, temperature=temperature, seed=5), (8,))
 
 
 @pytest.mark.slow
