@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from draftwood.cli.options import DEFAULT_CONTEXT
+from draftwood.cli.options import AUTO, DEFAULT_CONTEXT
 from draftwood.cli.terminal import waiting
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def open_engine(
     draft: str | None = None,
     kv: KVFlags = (None, None),
     draft_kv: KVFlags = (None, None),
-    max_context: int = DEFAULT_CONTEXT,
+    max_context: int | str = DEFAULT_CONTEXT,
     device: str = "auto",
     dtype: str = "auto",
     spinner: bool = True,
@@ -28,7 +28,8 @@ def open_engine(
 ) -> Engine:
     """Fetch what is named and not here, then load it; `others` are fields of `EngineConfig`.
 
-    A setting that is None is left to the engine. `spinner` is for callers that draw nothing on stderr themselves.
+    A setting that is None is left to the engine. max_context: a number of tokens, or "auto". `spinner` is for callers
+    that draw nothing on stderr themselves.
     """
     settings = {"kv": kv_name(*kv), "draft_kv": kv_name(*draft_kv), **others}
     from draftwood.engine.fetch import resolve
@@ -41,7 +42,7 @@ def open_engine(
         return Engine.load(
             target=str(target_path),
             draft=draft_name,
-            max_context=max_context,
+            max_context=max_context if max_context == AUTO else int(max_context),
             device=device,
             dtype=dtype,
             **{name: value for name, value in settings.items() if value is not None},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ from draftwood.formats.gguf import GGUFFile
 from draftwood.formats.source import TensorInfo
 from draftwood.kernels.buffers import LAYOUTS, weight_buffer
 from draftwood.models.buffers import HEAD, TABLE, loaded, state_buffers, weight_buffers
-from draftwood.models.draft_spec import DraftSpec, fit, read_spec
+from draftwood.models.draft_spec import DraftSpec, check_window, fit, overriding, read_spec
 from draftwood.models.draft_tensors import DraftTensors, open_source
 from draftwood.models.registry import architecture
 from draftwood.models.spec import DeltaSpec, ModelSpec
@@ -74,11 +75,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Draft:
-    """A draft: what to call it (its quantisation, where it is known by name), its facts and its tensors."""
+    """A draft: what to call it (its quantisation, where it is known by name), its facts and its tensors.
+
+    window: how far back all its layers but the last see where that is not what the draft says, 0 for no window.
+    """
 
     name: str
     spec: DraftSpec
     tensors: tuple[TensorInfo, ...]
+    window: int | None = None
 
     @cached_property
     def layout_bytes(self) -> dict[str, int]:
@@ -215,6 +220,13 @@ def draft_of_file(
     source = open_source(path)
     spec = fit(read_spec(source, causal, tap_shift, window), target.spec)
     return Draft(path.name, spec, tuple(DraftTensors(source).tensors.values()))
+
+
+def windowed(draft: Draft, window: int) -> Draft:
+    """The draft with another window; see `draft_spec.overriding`."""
+    check_window(window)
+    spec = dataclasses.replace(draft.spec, windows=overriding(window, draft.spec.layers))
+    return dataclasses.replace(draft, spec=spec, window=window)
 
 
 def named_draft(name: str, target: Target) -> Draft:

@@ -91,10 +91,11 @@ def test_chain_and_tree_over_coarse_caches(engine: Engine, kv: str, index: int, 
 @pytest.mark.slow
 @pytest.mark.parametrize("kv", [*KV_TYPES, *MIXED])
 def test_every_kv_type_and_mixed_pair(engine: Engine, kv: str) -> None:
-    """Six prompts each, raw and chat, others for every type."""
-    for index in random.Random(kv).sample(range(30), 6):
+    """A raw prompt and two questions each, others for every type."""
+    draw = random.Random(kv)
+    for index in (draw.randrange(10), *draw.sample(range(10, 30), 2)):
         for temperature, seed in ((0.0, 0), (0.8, 1)):
-            params = SamplingParams(max_tokens=64, temperature=temperature, seed=seed)
+            params = SamplingParams(max_tokens=48, temperature=temperature, seed=seed)
             check(over(engine, kv), index, params, (8, 22, 63))
 
 
