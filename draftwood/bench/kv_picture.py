@@ -94,7 +94,7 @@ def _label(figure: Figure, axes: Any, labels: Sequence[tuple[Row, str]]) -> None
                 ha="left" if x > 0 else "right" if x < 0 else "center",
                 va="center" if y == 0 else "bottom" if y > 0 else "top",
             )
-            box = text.get_window_extent()
+            box = text.get_window_extent().padded(2)
             if (x, y) == _PLACES[-1] or not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break

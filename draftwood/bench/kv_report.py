@@ -49,8 +49,7 @@ def conditions(given: Conditions) -> list[str]:
 
 LEGEND = {
     "K, V error": "length of the rounding error, relative to the rows that the model stored",
-    "KL": f"how far the odds of the next token move from those over {REFERENCE}, in nats; 99.9 %: one token in a "
-    "thousand is worse",
+    "KL": f"how far the next token's odds are from {REFERENCE}'s, in nats; one token in a thousand is above 99.9 %",
     "same top": f"tokens whose likeliest successor is that over {REFERENCE}",
     "AL": "tokens decided in a pass with the draft; each type writes its own text, so it scatters",
 }
@@ -137,7 +136,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.bits:.4g}",
         str(row.token_bytes),
         *(f"{value:.2g}" for value in (row.key_error, row.value_error, row.kl, row.kl_tail)),
-        f"{100 * row.same_top:.1f}",
+        f"{100 * row.same_top:.2f}",
         "" if row.acceptance_length is None else f"{row.acceptance_length:.2f}",
     ]
 

@@ -199,7 +199,7 @@ def kv(
 ) -> None:
     """Measure what KV types cost in fidelity.
 
-    Reads real text over each and compares the odds of every next token with those over f16. All of it takes about 40
+    Reads real text over each and compares the odds of every next token with those over f16. All of it takes about 45
     minutes for the demo model on two cores; Ctrl-C ends with what was measured until then.
     """
     names = None if kv_types is None else _distinct("--kv", kv_types)

@@ -27,8 +27,8 @@ def given(complete: bool = True, n_gen: int = 64) -> kv_report.Conditions:
 def test_table() -> None:
     lines = kv_report.table([Q8, PLAIN])
     assert lines[3:] == [
-        "q8_0               8.5   12240   0.0051   0.0053  0.00012   0.015    99.6  3.59",
-        "q8_0 unrotated     8.5   12240   0.0082   0.0057  0.00054    0.01    99.0",
+        "q8_0               8.5   12240   0.0051   0.0053  0.00012   0.015   99.61  3.59",
+        "q8_0 unrotated     8.5   12240   0.0082   0.0057  0.00054    0.01   99.02",
     ]
     assert max(map(len, lines)) <= 79
 
@@ -45,7 +45,7 @@ def test_markdown() -> None:
     lines = kv_report.markdown(given(), [Q8, PLAIN]).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert {line.count("|") for line in table} == {10}
-    assert table[2] == "| q8_0 | 8.5 | 12240 | 0.0051 | 0.0053 | 0.00012 | 0.015 | 99.6 | 3.59 |"
+    assert table[2] == "| q8_0 | 8.5 | 12240 | 0.0051 | 0.0053 | 0.00012 | 0.015 | 99.61 | 3.59 |"
     assert any(line.startswith("- KL: how far") for line in lines)
 
 
