@@ -21,10 +21,10 @@ endif
 
 .DEFAULT_GOAL := help
 FORCE:
-.PHONY: FORCE help setup demo test test-all test-gpu check bench
+.PHONY: FORCE help setup demo test test-all test-compile test-gpu check bench
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## build .venv (TORCH=... picks the torch, PYTHON=... the interpreter), fetch the demo model and prompts
 	@for name in demo humaneval; do $(BIN)/draftwood pull $$name \
@@ -59,8 +59,12 @@ test: setup  ## the tests for a machine without a GPU (about three minutes)
 test-all: setup  ## every case of every test that needs no GPU
 	$(BIN)/python -m pytest -q -m "not gpu"
 
+test-compile: setup  ## every kernel compiled for gfx1100, gfx1151, sm_86, sm_89 and sm_90, without a GPU
+	$(BIN)/python -m pytest -q -m compile tests/kernels
+
 # These import nothing but torch (with the jinja2 it brings), triton, numpy, gguf, safetensors, tokenizers and pytest.
-GPU_TESTS := tests/kernels tests/cache tests/models tests/decode tests/engine/test_dflash_end_to_end.py
+GPU_TESTS := tests/kernels tests/cache tests/models tests/decode tests/engine/test_dflash_end_to_end.py \
+	tests/engine/test_synthesis.py
 
 test-gpu:  ## model, draft and exactness tests on this machine's GPU, with plain python3 (or PYTHON=...) and no .venv
 	$(PYTHON) -m pytest -q -m "gpu and not slow" $(GPU_TESTS)

@@ -46,6 +46,14 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture
+def gpu() -> str:
+    """The GPU, for tests marked gpu."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return "cuda"
+
+
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     """The demo model in the user's cache; `make setup` puts it there, no test fetches it."""

@@ -154,6 +154,49 @@ def passes(
 
 
 @app.command()
+def ops(
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="A model known by name, whose shapes and types are taken.")
+    ] = "qwen3.6-27b",
+    rows: Annotated[
+        str, typer.Option("--rows", metavar="N,N,...", help="Tokens in a pass, each from 1 to 64.")
+    ] = "1,8,16,24,64",
+    prefill: Annotated[bool, typer.Option("--prefill/--no-prefill", help="Also time a prompt of 2,048 tokens.")] = True,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            "--repeats", callback=options.within("--repeats", 1), metavar="N", help="Replays; the median counts."
+        ),
+    ] = 9,
+) -> None:
+    """Time every matrix of a large model on a GPU.
+
+    Random weights in the model's shapes and block types; no file is needed. Prints microseconds and the share of the
+    device's memory bandwidth, after checking that the results are right and rows bitwise alone.
+    """
+    counts = tuple(_count(text) for text in _distinct("--rows", rows))
+    from draftwood.bench.suites import ops as suite
+
+    cases = suite.cases(model)
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError("bench ops times GPU kernels, and this machine has no GPU; bench passes times a CPU.")
+    from draftwood.bench import report
+
+    limits = suite.measure_limits()
+    runs = []
+    with steps(len(cases)) as begin:
+        for case in cases:
+            begin(f"{case.name} {case.block_type.name} {case.outputs} x {case.inputs}")
+            runs.append(suite.measure(case, counts, prefill and not suite.is_head(case), repeats))
+    commit = report.commit()
+    head = suite.conditions(limits, model, commit, repeats)
+    result = suite.as_json(runs, counts, limits, model, commit, repeats)
+    plain([*head, "", *suite.table(runs, counts, limits), "", json.dumps(result)])
+
+
+@app.command()
 def kv(
     target: options.TargetOption = "demo",
     draft: options.DefaultDraftOption = None,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from draftwood.cli.options import AUTO, DEFAULT_CONTEXT
-from draftwood.cli.terminal import waiting
+from draftwood.cli.terminal import note, waiting
 
 if TYPE_CHECKING:
     from draftwood.engine.engine import Engine
@@ -32,21 +33,24 @@ def open_engine(
     that draw nothing on stderr themselves.
     """
     settings = {"kv": kv_name(*kv), "draft_kv": kv_name(*draft_kv), **others}
-    from draftwood.engine.fetch import resolve
+    from draftwood.engine.sources import located
 
-    target_path = resolve(target)
+    target = located(target)
     draft_name = None if draft is None else _draft(draft)
-    with waiting(f"loading {target_path.name}") if spinner else nullcontext():
+    with waiting(f"loading {Path(target).name}") if spinner else nullcontext():
         from draftwood.engine.engine import Engine
 
-        return Engine.load(
-            target=str(target_path),
+        engine = Engine.load(
+            target=target,
             draft=draft_name,
             max_context=max_context if max_context == AUTO else int(max_context),
             device=device,
             dtype=dtype,
             **{name: value for name, value in settings.items() if value is not None},
         )
+    if engine.synthetic:
+        note(f"{Path(target).name} is synthetic: its weights are random, and what it writes means nothing")
+    return engine
 
 
 def kv_name(key_type: str | None, value_type: str | None) -> str | None:
@@ -61,11 +65,12 @@ def kv_name(key_type: str | None, value_type: str | None) -> str | None:
 
 
 def _draft(draft: str) -> str:
-    """The name of a drafter that needs no file, or the path of the draft."""
+    """The name of a drafter that needs no file, or what `open_draft` takes."""
     from draftwood.decode.drafters.registry import named_drafter
-    from draftwood.engine.fetch import DRAFTS, resolve
+    from draftwood.engine.fetch import DRAFTS
+    from draftwood.engine.sources import located
 
-    return draft if named_drafter(draft) is not None else str(resolve(draft, DRAFTS))
+    return draft if named_drafter(draft) is not None else located(draft, DRAFTS)
 
 
 def draft_for(target: str, draft: str | None) -> str:

@@ -19,6 +19,7 @@ from draftwood.cli.doctor import doctor
 from draftwood.cli.plan import plan
 from draftwood.cli.pull import pull
 from draftwood.cli.run import run as run_prompt
+from draftwood.cli.synth import synth
 from draftwood.cli.train import train
 from draftwood.errors import DraftwoodError
 
@@ -49,6 +50,7 @@ app.command("plan")(plan)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor)
 app.command("demo")(demo)
+app.command("synth")(synth)
 app.command("train")(train)
 
 

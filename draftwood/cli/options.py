@@ -94,7 +94,10 @@ def window(text: str) -> int:
 
 DRAFTING = "How guesses are made (none of it changes the answer)"
 MACHINE = "Memory and device"
-_MODEL_HELP = "The model: a GGUF file, hf:OWNER/REPO/FILE, or 'demo', a small one that is fetched."
+_MODEL_HELP = (
+    "The model: a GGUF file, hf:OWNER/REPO/FILE, 'demo', a small one that is fetched, or synthetic:NAME, random "
+    "weights in the shapes of one (see synth)."
+)
 _DRAFT_HELP = (
     "What makes the guesses: a draft model made for the target (a GGUF file or a folder of safetensors; 'demo' is the "
     "one that comes with draftwood for the model of that name), or 'lookup', which needs no model."

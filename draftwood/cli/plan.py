@@ -160,9 +160,12 @@ def _machine(card: str | None, vram: str | None) -> _Machine:
 def _target(model: str) -> Target:
     """A model that is known by name, or a file; nothing is fetched."""
     from draftwood.engine import fetch
+    from draftwood.models import known
     from draftwood.planner import inventory
 
-    key = inventory.known_key(model)
+    if known.is_synthetic(model):
+        return inventory.synthetic_target(model)
+    key = known.key_of(model)
     if key is not None:
         return inventory.known_target(key)
     if model in fetch.registry():
@@ -173,19 +176,22 @@ def _target(model: str) -> Target:
     if not Path(model).exists() and not Path(model).suffix and "/" not in model:
         raise UsageError(
             f"{model[:40]!r} is neither a file nor a model that is known without one; "
-            f"those are {', '.join(inventory.known_names())}."
+            f"those are {', '.join(known.names())}."
         )
     return inventory.target_of_file(Path(model))
 
 
 def _drafts(draft: str | None, target: Target, window: int | None) -> tuple[Draft | None, ...]:
     """The drafts to weigh: one that was named, else those that are known for the target, else none."""
+    from draftwood.models import known
     from draftwood.planner import inventory
 
     if draft is None:
         found = inventory.known_drafts(target)
     elif draft.strip().lower() == _NONE:
         found = []
+    elif known.is_synthetic(draft):
+        found = [inventory.synthetic_draft(draft, target)]
     elif Path(draft).exists():
         found = [inventory.draft_of_file(Path(draft), target)]
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +14,14 @@ from draftwood.cli import options
 from draftwood.errors import UsageError
 
 if TYPE_CHECKING:
+    from draftwood.training.generate import Deadline
     from draftwood.training.recipe import Recipe
     from draftwood.training.run import Place
 
-STAGES = ("scripts", "generate", "clean", "fit", "evaluate", "export", "card")
+RESERVE = 2
+"""Minutes that evaluation, export and card take on a data-centre GPU, with room (70 s on an H100)."""
+
+STAGES = ("scripts", "generate", "clean", "fit", "evaluate", "export", "agree", "card")
 
 
 def train(
@@ -31,6 +36,15 @@ def train(
     minutes: Annotated[
         float,
         typer.Option("--minutes", metavar="N", help="How long generate and fit may take, each; no limit if 0."),
+    ] = 0.0,
+    deadline: Annotated[
+        float,
+        typer.Option(
+            "--deadline",
+            metavar="N",
+            help="End the whole command N minutes after its start: generate and fit stop early enough (fit with a "
+            f"checkpoint to go on from) to leave {RESERVE} of them to evaluate and export; no deadline if 0.",
+        ),
     ] = 0.0,
     resume: Annotated[
         str | None,
@@ -56,23 +70,38 @@ def train(
         raise UsageError(f"--stages is {stages!r:.60}; the stages are {', '.join(STAGES)}.")
     if minutes < 0:
         raise UsageError(f"--minutes is {minutes:g}; give a number of minutes, 0 for no limit.")
+    if deadline and deadline <= RESERVE:
+        raise UsageError(f"--deadline is {deadline:g}; give more than {RESERVE} minutes, or 0 for none.")
     from draftwood.engine.loader import pick_device
+    from draftwood.training.generate import Deadline
     from draftwood.training.recipe import load_recipe
     from draftwood.training.run import Place
 
+    over = Deadline(60 * (deadline - RESERVE) if deadline else math.inf)
     plan = load_recipe(recipe, tuple(values or ()))
     folder = out or Path("train") / plan.name
     folder.mkdir(parents=True, exist_ok=True)
     place = Place(folder, pick_device(device.value))
     print(f"{plan.name}: draft for {plan.target}, in {folder}, on {place.device}", flush=True)
-    run_stages(plan, place, chosen, 60 * minutes or float("inf"), resume, matrix_type)
+    run_stages(plan, place, chosen, 60 * minutes or math.inf, over, resume, matrix_type)
 
 
 def run_stages(
-    recipe: Recipe, place: Place, chosen: list[str], seconds: float, resume: str | None, matrix_type: str
+    recipe: Recipe,
+    place: Place,
+    chosen: list[str],
+    seconds: float,
+    over: Deadline,
+    resume: str | None,
+    matrix_type: str,
 ) -> None:
-    """Run stages in their order; each prints what it did."""
+    """Run stages in their order; each prints what it did.
+
+    seconds: for generate and fit, each. over: when they must end whatever happened before; generate leaves half of
+    what is left to fit.
+    """
     from draftwood.training import run
+    from draftwood.training.generate import Deadline
     from draftwood.training.held_out import evaluate
 
     def tell(line: str) -> None:
@@ -83,14 +112,15 @@ def run_stages(
         print(f"scripts: {run.make_scripts(recipe, place, benchmark)} prompts drawn", flush=True)
     if "generate" in chosen:
         print("generate: the target writes", flush=True)
-        counts = run.generate(recipe, place, seconds, tell)
+        share = 0.5 if "fit" in chosen else 1.0
+        counts = run.generate(recipe, place, Deadline(min(seconds, share * over.left)), tell)
         print(f"generate: {counts['sequences']} sequences, {counts['answer_tokens']} answer tokens", flush=True)
     if "clean" in chosen:
         facts = run.clean_text(recipe, place, benchmark)
         print(f"clean: {json.dumps(facts['filters'])}", flush=True)
     if "fit" in chosen:
         print("fit: the draft learns", flush=True)
-        run.fit(recipe, place, seconds, tell, resume)
+        run.fit(recipe, place, seconds, tell, resume, over)
     if "evaluate" in chosen or "export" in chosen:
         fitter, corpus, source = run.load_fitted(recipe, place)
         if "evaluate" in chosen:
@@ -100,6 +130,8 @@ def run_stages(
             path = place.folder / f"{recipe.name}-{matrix_type}.gguf"
             run.export(recipe, fitter, corpus, source, path, matrix_type)
             print(f"export: {path}, {path.stat().st_size / 2**20:.1f} MiB", flush=True)
+    if "agree" in chosen:
+        run.agree(recipe, place, place.file(f"{recipe.name}-{matrix_type}.gguf"), tell)
     if "card" in chosen:
         print(f"card: {run.write_card(recipe, place, conditions(place.device))}", flush=True)
 

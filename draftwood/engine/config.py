@@ -31,8 +31,9 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 class EngineConfig:
     """Everything `Engine.load` takes, checked before a file is opened.
 
-    target: a GGUF file, a name of the registry ("demo") or "hf:OWNER/REPO/FILE". draft: None, "lookup", a draft file
-    or directory, a name of the registry's drafts ("demo", made for that target) or "hf:OWNER/REPO/FILE".
+    target: a GGUF file, a name of the registry ("demo"), "hf:OWNER/REPO/FILE", or a name of `models.known` for made-up
+    weights ("synthetic:qwen3.6-27b"). draft: None, "lookup", a draft file or directory, a name of the registry's drafts
+    ("demo", made for that target), "hf:OWNER/REPO/FILE" or "synthetic:qwen3.6-27b-dflash:q4_k_m".
     kv: KV type of the target's cache, "K/V" for two; "auto" is f32 on a CPU and f16 on a GPU. draft_kv: the same for
     the draft's own cache, where rounding can cost guesses but no token; "auto" is f32 on a CPU and q8_0 on a GPU.
     max_context: tokens of prompt and answer together, or AUTO_CONTEXT; then kv "auto" is the planner's choice on a GPU.

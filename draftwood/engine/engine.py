@@ -31,6 +31,7 @@ from draftwood.engine.loader import LoadedTarget, load_drafter, load_target, pic
 from draftwood.engine.planning import settle
 from draftwood.engine.request import GenerationEvent, GenerationResult
 from draftwood.errors import UsageError
+from draftwood.models import known
 from draftwood.prefill.dense import read_prompt
 from draftwood.text.stream import TextStream
 
@@ -72,11 +73,16 @@ class Engine:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         loaded = load_target(config, device)
-        config = settle(config, loaded.path, device)
+        config = settle(config, loaded.source, device)
         engine = cls(config, loaded, load_drafter(config, loaded.model, device), device)
         if engine.drafter.max_depth:
             _ = engine.policy  # measured now, so that the first request does not wait for it
         return engine
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the target's weights are made up, so that its text means nothing."""
+        return self.target.source.synthetic
 
     @property
     def tokenizer(self) -> Any:
@@ -144,12 +150,12 @@ class Engine:
         """What is loaded and how: file names, device, KV types, weight forms with their share of the GGUF bytes."""
         forms = sorted(self.target.weight_forms.items(), key=lambda item: -item[1])
         return {
-            "target": self.target.path.name,
+            "target": _labelled(self.target.name, self.target.source.synthetic),
             "target_fingerprint": self.target.fingerprint,
             "architecture": self.target.model.spec.architecture,
             "draft": self.drafter.name
             if self.config.draft in (None, self.drafter.name)
-            else f"{self.drafter.name}:{Path(self.config.draft).name}",
+            else f"{self.drafter.name}:{_labelled(Path(self.config.draft).name, self.drafter.synthetic)}",
             "draft_form": self.drafter.form,
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "dtype": self.config.dtype,
@@ -267,7 +273,7 @@ class Engine:
         if not isinstance(prompt, str):
             return self._checked(prompt)
         if self.tokenizer is None:
-            raise UsageError(f"{self.target.path.name} has no tokenizer; give the prompt as a list of token ids.")
+            raise UsageError(f"{self.target.name} has no tokenizer; give the prompt as a list of token ids.")
         return self._checked(self.tokenizer.encode(prompt, special=True, add_bos=self.tokenizer.adds_bos))
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
@@ -279,7 +285,7 @@ class Engine:
         wrong = next((token for token in checked if not 0 <= token < vocab), None)
         if wrong is not None:
             raise UsageError(
-                f"the prompt holds token id {wrong}, but {self.target.path.name} has ids 0 to {vocab - 1}; "
+                f"the prompt holds token id {wrong}, but {self.target.name} has ids 0 to {vocab - 1}; "
                 "was it made for another model?"
             )
         if len(checked) >= room:
@@ -306,6 +312,11 @@ class Plan:
     choose: Callable[[], Arm]
     learn: Callable[[Arm, RoundOutcome, float], None]
     reason: Callable[[], str]
+
+
+def _labelled(name: str, synthetic: bool) -> str:
+    """A model's name, which says so where its weights are made up (DESIGN law 5)."""
+    return f"{name} (synthetic)" if synthetic and known.SYNTHETIC not in name else name
 
 
 def _kv_name(kinds: tuple[KVSpec, KVSpec]) -> str:

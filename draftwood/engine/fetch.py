@@ -23,6 +23,7 @@ from importlib import resources
 from pathlib import Path
 
 from draftwood.errors import DownloadError, FileError, UsageError
+from draftwood.models.known import is_synthetic
 
 HUB_PREFIX = "hf:"
 FILES, DRAFTS = "files", "drafts"
@@ -123,6 +124,10 @@ def resolve(name_or_path: str | os.PathLike[str], table: str = FILES) -> Path:
         return path
     if text.startswith(HUB_PREFIX):
         return _fetch_from_hub(text)
+    if is_synthetic(text):
+        raise UsageError(
+            f"{_short(text)} is made up in memory and is no file; `draftwood synth NAME --out FILE` writes one."
+        )
     if "://" in text:
         raise UsageError(
             f"{_short(text)} is an address, and draftwood opens files, registry names and "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -13,20 +13,20 @@ from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters import registry as drafters
 from draftwood.decode.drafters.base import Drafter, DrafterRequest
 from draftwood.engine.config import EngineConfig
-from draftwood.engine.fetch import DRAFTS, resolve
-from draftwood.errors import DeviceError, FileError, UsageError
-from draftwood.formats.gguf import GGUFFile
-from draftwood.formats.safetensors import SafetensorsDirectory
+from draftwood.engine.sources import open_draft, open_target
+from draftwood.errors import DeviceError, UsageError
+from draftwood.formats.header import ModelSource
+from draftwood.kernels.linear.floats import cpu_has_bf16
 from draftwood.layers.weights import Weights
 from draftwood.models.base import Model
+from draftwood.models.buffers import loaded
 from draftwood.models.registry import architecture
+from draftwood.models.spec import ModelSpec
 from draftwood.text.tokenizer import Tokenizer
 
 AUTO_KV = {"cpu": "f32", "cuda": "f16"}
 AUTO_DRAFT_KV = {"cpu": "f32", "cuda": "q8_0"}
 """On a CPU decoding q8_0 rows costs a small draft more time than their bytes; rounding there can cost guesses only."""
-
-FINGERPRINT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,14 @@ class LoadedTarget:
 
     model: Model
     tokenizer: Tokenizer | None
-    path: Path
+    source: ModelSource
     fingerprint: str
     weight_forms: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports and messages."""
+        return self.source.path.name
 
 
 def pick_device(wanted: str) -> str:
@@ -62,11 +67,12 @@ def pick_draft_kv(wanted: str, device: str) -> tuple[KVSpec, KVSpec]:
 
 def load_target(config: EngineConfig, device: str) -> LoadedTarget:
     """Open, check and load the target."""
-    path = resolve(config.target)
-    source = GGUFFile.open(path)
+    source = open_target(config.target)
     module = architecture(source)
     spec = module.read_spec(source)
     check_width(pick_kv(config.kv, device), spec.head_dim)
+    if device == "cpu":
+        _check_memory(source, spec, config.dtype)
     weights = Weights(source, device, config.dtype)
     model = module.build(spec, weights)
     has_text = source.get("tokenizer.ggml.tokens") is not None
@@ -74,28 +80,48 @@ def load_target(config: EngineConfig, device: str) -> LoadedTarget:
     return LoadedTarget(
         model,
         Tokenizer.from_metadata(source.metadata) if has_text else None,
-        path,
-        fingerprint(path),
+        source,
+        source.fingerprint,
         {form: size / total for form, size in weights.forms.items()},
     )
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _check_memory(source: ModelSource, spec: ModelSpec, dtype: str) -> None:
+    """A DeviceError for a target that cannot lie in this machine's memory: without it the system ends the process.
+
+    Every form on a CPU holds a float copy of each matrix.
+    """
+    matrices = [info for info in loaded(source.tensors.values(), spec.layers) if len(info.shape) == 2]
+    wide = dtype == "float32" or (dtype == "auto" and not cpu_has_bf16())
+    needed = (4 if wide else 2) * sum(math.prod(info.shape) for info in matrices)
+    if needed > machine_memory():
+        raise DeviceError(
+            f"{source.path.name[:60]} takes {needed / 2**30:.1f} GiB on a CPU and this machine has "
+            f"{machine_memory() / 2**30:.1f}; take a smaller model, or a machine with a GPU."
+        )
 
 
 def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:
     """The drafter that `config.draft` names; plain decoding's when there is none."""
     spec = drafters.named_drafter(config.draft or "none")
-    path = None
+    source = None
     if spec is None:
         if config.draft is None:
             raise UsageError("no draft was given; use a draft file or 'lookup'.")
-        path = resolve(config.draft, DRAFTS)
-        spec = drafters.drafter_of_architecture(path, draft_architecture(path))
+        source = open_draft(config.draft)
+        spec = drafters.drafter_of_architecture(source.path, source.architecture)
     elif config.draft_block is not None:
         raise UsageError(f"draft_block is {config.draft_block}, but {spec.name!r} has no block; leave it out.")
     elif config.draft_window is not None:
         raise UsageError(f"draft_window is {config.draft_window}, but {spec.name!r} has no layers; leave it out.")
     request = DrafterRequest(
         target,
-        path,
+        source,
         config.dtype,
         pick_draft_kv(config.draft_kv, device),
         config.max_context,
@@ -105,22 +131,3 @@ def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:
         config.draft_window,
     )
     return drafters.load(spec)(request)
-
-
-def draft_architecture(path: Path) -> str:
-    """What kind of draft a file or directory says it holds."""
-    if path.is_dir() or path.suffix == ".safetensors":
-        names = SafetensorsDirectory.open(path).config.get("architectures")
-        if not isinstance(names, list) or not names or not isinstance(names[0], str):
-            raise FileError(
-                f"{path.name}: its config.json names no architecture; a DFlash draft directory was expected."
-            )
-        return names[0]
-    return GGUFFile.open(path).architecture
-
-
-def fingerprint(path: Path) -> str:
-    """16 hex digits of the SHA-256 over a file's size and its first MiB: names a file without reading it all."""
-    with path.open("rb") as file:
-        head = file.read(FINGERPRINT_BYTES)
-    return hashlib.sha256(str(path.stat().st_size).encode() + head).hexdigest()[:16]

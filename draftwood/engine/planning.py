@@ -8,7 +8,6 @@ layer's K and V to float32, and a commit makes a new recurrent state beside the 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from draftwood.buffers import DTYPE_BYTES
 from draftwood.cache.registry import KV_TYPES
 from draftwood.decode.drafters.registry import named_drafter
 from draftwood.engine.config import AUTO_CONTEXT, EngineConfig
-from draftwood.engine.fetch import DRAFTS, resolve
-from draftwood.engine.loader import pick_draft_kv, pick_kv
+from draftwood.engine.loader import machine_memory, pick_draft_kv, pick_kv
+from draftwood.engine.sources import open_draft
+from draftwood.formats.header import ModelSource
 from draftwood.models.buffers import rounded
 from draftwood.planner import hardware, inventory, plan
 from draftwood.planner.plan import Setup, Sizes
@@ -28,14 +28,14 @@ from draftwood.planner.search import Question, roomiest
 _IN_PLACE = ("weights", "table", "driver", "graphs")
 
 
-def settle(config: EngineConfig, path: Path, device: str) -> EngineConfig:
+def settle(config: EngineConfig, source: ModelSource, device: str) -> EngineConfig:
     """The config with its context, and on a GPU its KV type, chosen; unchanged unless it asks for AUTO_CONTEXT.
 
-    path: the target's file. A DeviceError says so where not even a short context fits.
+    source: the target's. A DeviceError says so where not even a short context fits.
     """
     if config.max_context != AUTO_CONTEXT:
         return config
-    target = inventory.target_of_file(path)
+    target = inventory.target_of(source, source.path.name)
     free, memory = _memory(device)
     planner_picks = config.kv == "auto" and device != "cpu"
     row = roomiest(
@@ -60,7 +60,7 @@ def _draft(config: EngineConfig, target: inventory.Target) -> inventory.Draft | 
     if config.draft is None or named_drafter(config.draft) is not None:
         return None
     options = config.draft_causal, config.tap_shift, config.draft_window
-    return inventory.draft_of_file(resolve(config.draft, DRAFTS), target, *options)
+    return inventory.draft_of(open_draft(config.draft), target, config.draft, *options)
 
 
 def _parts(setup: Setup) -> dict[str, int]:
@@ -79,7 +79,7 @@ def _memory(device: str) -> tuple[int, int]:
     if device != "cpu":
         free, memory = torch.cuda.mem_get_info()
         return free, memory
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = machine_memory()
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:

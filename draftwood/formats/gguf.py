@@ -9,13 +9,13 @@ vocabulary (248,320 tokens, 247,556 merges), against 0.13 s here. Tests compare 
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import re
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +24,27 @@ from gguf.gguf_reader import READER_SUPPORTED_VERSIONS
 
 from draftwood.errors import FileError, FormatError
 from draftwood.formats.ggml import BLOCK_TYPES, block_type_of_code
-from draftwood.formats.source import TensorInfo, UnsupportedTensorInfo, map_file, quoted, shown, whole_numbers
+from draftwood.formats.header import ModelSource
+from draftwood.formats.source import (
+    TensorInfo,
+    UnsupportedTensorInfo,
+    map_file,
+    on_device,
+    quoted,
+    shown,
+    whole_numbers,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Real headers end within 20 MB. The limits keep a damaged length in a file of many gigabytes from becoming an
 # allocation of many gigabytes: a list needs eight bytes for an element that takes one in the file.
 _MAX_HEADER_BYTES = 1 << 27
 _MAX_ARRAY_LENGTH = 1 << 24
 _MAX_DIMS = 4
+
+_FINGERPRINT_BYTES = 1 << 20
 
 _SCALARS: dict[int, np.dtype[Any]] = {
     GGUFValueType.UINT8: np.dtype("<u1"),
@@ -52,13 +66,11 @@ _U64 = struct.Struct("<Q").unpack_from
 _SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
 
-class GGUFFile:
-    """An open GGUF file: metadata and tensors of all its shards. A `TensorSource`."""
+class GGUFFile(ModelSource):
+    """An open GGUF file: metadata and tensors of all its shards."""
 
     def __init__(self, path: Path, shards: list[_Shard]) -> None:
-        self.path = path
         self.files: tuple[Path, ...] = tuple(shard.path for shard in shards)
-        self.metadata: Mapping[str, Any] = MappingProxyType(shards[0].metadata)
         self._bytes: dict[str, npt.NDArray[np.uint8]] = {}
         tensors: dict[str, TensorInfo] = {}
         for shard in shards:
@@ -70,7 +82,7 @@ class GGUFFile:
                     )
                 tensors[info.name] = info
                 self._bytes[info.name] = shard.data[start : start + info.nbytes]
-        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(tensors)
+        super().__init__(path, MappingProxyType(shards[0].metadata), MappingProxyType(tensors))
 
     @classmethod
     def open(cls, path: str | Path) -> GGUFFile:
@@ -114,24 +126,6 @@ class GGUFFile:
             )
         return cls(path, shards)
 
-    @property
-    def architecture(self) -> str:
-        """The value of `general.architecture`; FormatError without one."""
-        value = self.require("general.architecture")
-        if not isinstance(value, str):
-            raise FormatError(f"{shown(self.path)}: general.architecture is not text: the file is damaged.")
-        return value
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """A metadata value (int, float, bool, str or a list of one of them), or `default`."""
-        return self.metadata.get(key, default)
-
-    def require(self, key: str) -> Any:
-        """A metadata value; FormatError if the file does not have it."""
-        if key not in self.metadata:
-            raise FormatError(f"{shown(self.path)} has no metadata key {quoted(key)}: use a complete GGUF file.")
-        return self.metadata[key]
-
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
         """The stored bytes of a tensor, uint8 [*shape[:-1], row_bytes]: a view of the mapped file.
 
@@ -140,6 +134,17 @@ class GGUFFile:
         """
         info = self.tensors[name]
         return self._bytes[name].reshape(*info.shape[:-1], info.block_type.row_bytes(info.shape[-1]))
+
+    def tensor(self, name: str, device: str) -> Tensor:
+        """See `TensorSource.tensor`; the errors of `raw`."""
+        return on_device(self.raw(name), device)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of the SHA-256 over the opened file's size and its first MiB."""
+        with self.path.open("rb") as file:
+            head = file.read(_FINGERPRINT_BYTES)
+        return hashlib.sha256(str(self.path.stat().st_size).encode() + head).hexdigest()[:16]
 
     def whole_numbers(self, name: str) -> npt.NDArray[np.int64]:
         """The values of a tensor of whole numbers (I32 or I64); KeyError for an unknown name, FormatError for another

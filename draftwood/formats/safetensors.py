@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,18 @@ from safetensors import SafetensorError, safe_open
 
 from draftwood.errors import FileError, FormatError
 from draftwood.formats.ggml import BLOCK_TYPES
-from draftwood.formats.source import TensorInfo, UnsupportedTensorInfo, map_file, quoted, shown, whole_numbers
+from draftwood.formats.source import (
+    TensorInfo,
+    UnsupportedTensorInfo,
+    map_file,
+    on_device,
+    quoted,
+    shown,
+    whole_numbers,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CONFIG = "config.json"
 _SINGLE = "model.safetensors"
@@ -80,6 +91,20 @@ class SafetensorsDirectory:
         """
         info = self.tensors[name]
         return self._bytes[name].reshape(*info.shape[:-1], info.block_type.row_bytes(info.shape[-1]))
+
+    def tensor(self, name: str, device: str) -> Tensor:
+        """See `TensorSource.tensor`; the errors of `raw`."""
+        return on_device(self.raw(name), device)
+
+    @property
+    def architecture(self) -> str:
+        """The first of its config's `architectures`; FormatError without one."""
+        names = self.config.get("architectures")
+        if not isinstance(names, list) or not names or not isinstance(names[0], str):
+            raise FormatError(
+                f"{shown(self.path)}: its {_CONFIG} names no architecture; a DFlash draft directory was expected."
+            )
+        return names[0]
 
     def whole_numbers(self, name: str) -> npt.NDArray[np.int64]:
         """The values of a tensor of whole numbers (I32 or I64); KeyError for an unknown name, FormatError for another

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from draftwood.errors import FileError, FormatError, UnsupportedModelError
 from draftwood.formats.ggml import BLOCK_TYPES, BlockType
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,12 @@ class TensorInfo:
     shape: tuple[int, ...]
     block_type: BlockType
     nbytes: int
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...], type_name: str) -> TensorInfo:
+        """A tensor of a supported type; ValueError where its rows are no whole number of blocks."""
+        kind = BLOCK_TYPES[type_name]
+        return cls(name, shape, kind, math.prod(shape[:-1]) * kind.row_bytes(shape[-1]))
 
     @property
     def type_name(self) -> str:
@@ -86,7 +96,7 @@ def whole_numbers(path: Path, info: TensorInfo, stored: npt.NDArray[np.uint8]) -
 
 
 class TensorSource(Protocol):
-    """A file, or a set of files, with named tensors."""
+    """Named tensors: of a file, of a set of files, or of none."""
 
     @property
     def path(self) -> Path:
@@ -98,13 +108,20 @@ class TensorSource(Protocol):
         """All tensors by name, in file order."""
         ...
 
-    def raw(self, name: str) -> npt.NDArray[np.uint8]:
-        """The stored bytes, uint8 [*shape[:-1], row_bytes], as a view of the mapped file (do not write to
-        it).
+    def tensor(self, name: str, device: str) -> Tensor:
+        """The stored bytes, uint8 [*shape[:-1], row_bytes], on the device.
 
-        KeyError for a name that is not in `tensors`, UnsupportedModelError for an unsupported block type.
+        On the device where they lie already it may be a view of them: do not write to it. KeyError for a name that is
+        not in `tensors`, UnsupportedModelError for an unsupported block type.
         """
         ...
+
+
+def on_device(stored: npt.NDArray[np.uint8], device: str) -> Tensor:
+    """Bytes of a mapped file as a tensor: a view of them on a CPU, a copy on another device."""
+    import torch
+
+    return torch.from_numpy(stored).to(device)
 
 
 # Python names it from 3.13 on; this is its value on Linux.

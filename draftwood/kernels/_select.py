@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol, TypeVar
 
 from draftwood.errors import DeviceError
 
@@ -34,3 +37,27 @@ def select(what: str, candidates: Iterable[Chosen], request: object) -> Chosen:
             return candidate
         reasons.append(f"{candidate.name}: {reason}")
     raise DeviceError(f"no form of {what} can run {request}: {'; '.join(reasons)}.")
+
+
+@dataclass(frozen=True)
+class ModuleForm:
+    """A form that is a module beside its package's `__init__`, imported once chosen; a request is a device."""
+
+    name: str
+    can_run: Callable[[str], str | None]
+
+
+def _without_triton(device: str) -> str | None:
+    if device == "cpu":
+        return "it runs on a GPU"
+    return None if find_spec("triton") else "Triton is not installed"
+
+
+MODULE_FORMS = (ModuleForm("triton", _without_triton), ModuleForm("reference", lambda device: None))
+"""The forms of an operation whose arguments every form takes as they are."""
+
+
+def load_form(package: str, function: str, device: str) -> Any:
+    """The function of this name in the first module of `package` that can serve `device` ("cpu", "cuda")."""
+    form = select(function, MODULE_FORMS, device)
+    return getattr(import_module(f"{package}.{form.name}"), function)

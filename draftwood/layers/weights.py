@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -19,21 +21,25 @@ from draftwood.layers.linear import Linear, Projection
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """A matrix as its file has it: raw uint8 [N, row bytes], a view of the mapped file, and the optional factor of
-    its products (SPEC-qwen35 3.2)."""
+    """A matrix as its source has it.
 
-    raw: Tensor
+    raw: its bytes uint8 [N, row bytes] on the device that it is given, read or made at each call. scale: the optional
+    factor of its products (SPEC-qwen35 3.2).
+    """
+
+    raw: Callable[[str], Tensor]
     block_type: BlockType
     in_features: int
     scale: float | None
 
     def rows(self, ids: Tensor) -> StoredMatrix:
         """Some of its rows, in the order of ids int64 [n]: exact, as a row is a number of whole blocks."""
-        return StoredMatrix(self.raw[ids.cpu()], self.block_type, self.in_features, self.scale)
+        chosen = self.raw("cpu")[ids.cpu()]
+        return StoredMatrix(chosen.to, self.block_type, self.in_features, self.scale)
 
 
 class Weights:
-    """The tensors of a file, on their way to a device ("cpu" or "cuda") in a dtype ("auto", "float32", "bfloat16").
+    """The tensors of a source, on their way to a device ("cpu" or "cuda") in a dtype ("auto", "float32", "bfloat16").
 
     exact: see `LinearRequest`.
     """
@@ -43,7 +49,7 @@ class Weights:
         self.forms: dict[str, int] = {}
 
     def has(self, name: str) -> bool:
-        """Whether the file has this tensor."""
+        """Whether the source has this tensor."""
         return name in self.source.tensors
 
     def info(self, name: str, shape: tuple[int, ...] | None = None) -> TensorInfo:
@@ -61,14 +67,10 @@ class Weights:
             )
         return info
 
-    def raw(self, name: str) -> Tensor:
-        """The stored bytes, uint8 [..., row bytes], on the CPU."""
-        return torch.from_numpy(self.source.raw(name))
-
     def dense(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A small tensor (norms, convolutions) as float32 on the device."""
         info = self.info(name, shape)
-        return dequantise(self.raw(name), info.block_type).reshape(shape).to(self.device)
+        return dequantise(self.source.tensor(name, self.device), info.block_type).reshape(shape)
 
     def linear(self, name: str, out_features: int, in_features: int) -> Linear:
         """One matrix [out_features, in_features]; `name` without its `.weight`."""
@@ -82,26 +84,30 @@ class Weights:
         return self.load([self.stored(name, out, in_features) for name, out in matrices])
 
     def stored(self, name: str, out_features: int, in_features: int) -> StoredMatrix:
-        """One matrix as the file has it; `name` without its `.weight`."""
+        """One matrix as the source has it; `name` without its `.weight`."""
         info = self.info(f"{name}.weight", (out_features, in_features))
-        return StoredMatrix(self.raw(info.name), info.block_type, in_features, self._scale(name))
+        raw = partial(self.source.tensor, info.name)
+        return StoredMatrix(raw, info.block_type, in_features, self._scale(name))
 
     def load(self, matrices: list[StoredMatrix]) -> Projection:
         """Matrices with the same input, put on the device."""
         parts = []
         for block_type, members in groupby(matrices, key=lambda matrix: matrix.block_type):
             run = list(members)
-            raw = torch.cat([matrix.raw for matrix in run]).to(self.device)
+            pieces = [matrix.raw(self.device) for matrix in run]
+            rows = [len(piece) for piece in pieces]
+            raw = pieces.pop() if len(pieces) == 1 else torch.cat(pieces)
+            del pieces
             size = len(raw), run[0].in_features
             weight = load_linear(raw, LinearRequest(block_type, *size, self.device, self.dtype, self.exact))
             self.forms[weight.form] = self.forms.get(weight.form, 0) + raw.nbytes
-            parts.append((weight, [len(matrix.raw) for matrix in run]))
+            parts.append((weight, rows))
         return Projection(parts, [matrix.scale for matrix in matrices])
 
     def embedding(self, name: str, rows: int, width: int) -> Embedding:
         """A token table [rows, width], kept in its GGUF bytes."""
         info = self.info(name, (rows, width))
-        return Embedding(self.raw(name).to(self.device), info.block_type)
+        return Embedding(self.source.tensor(name, self.device), info.block_type)
 
     def _scale(self, name: str) -> float | None:
         """The optional per-tensor factor of a matrix product (SPEC-qwen35 3.2)."""

@@ -15,9 +15,9 @@ from typing import Any
 
 from draftwood.batch import MAX_ROWS
 from draftwood.errors import DraftMismatchError, FormatError, UnsupportedModelError, UsageError
-from draftwood.formats.gguf import GGUFFile
-from draftwood.formats.source import TensorSource, quoted
-from draftwood.models.draft_tensors import VOCABULARY, DraftSource, DraftTensors, file_name
+from draftwood.formats.header import SYNTHETIC_KEY, ModelHeader
+from draftwood.formats.source import quoted
+from draftwood.models.draft_tensors import VOCABULARY, DraftHeader, draft_tensors, file_name
 from draftwood.models.spec import ModelSpec
 
 LEGACY = ("dflash-draft", "qwen35-dflash-draft")
@@ -40,7 +40,8 @@ class DraftSpec:
     row sees (None: everything) and whether it is kept from the rows of the block after it. block_sizes:
     further block lengths that the draft was trained for. vocab, target_layers: what the file says of its
     target, 0 where it does not (`fit` sets vocab). shortlist: the target's token ids that it proposes from,
-    ascending, None for all of them. notes: decisions that a user may want to know of.
+    ascending, None for all of them. synthetic: whether its weights are made up. notes: decisions that a user may
+    want to know of.
     """
 
     source: str
@@ -66,6 +67,7 @@ class DraftSpec:
     logit_scale: float = 1.0
     logit_cap: float | None = None
     shortlist: tuple[int, ...] | None = field(default=None, repr=False)
+    synthetic: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -76,7 +78,7 @@ class _Facts:
     offsets: whether a row of `d2t` counts from its own number, as published drafts have it, and not from 0.
     """
 
-    def __init__(self, source: TensorSource, metadata: Mapping[str, Any], places: Sequence[str], offsets: bool) -> None:
+    def __init__(self, source: DraftHeader, metadata: Mapping[str, Any], places: Sequence[str], offsets: bool) -> None:
         self.name, self.metadata, self._places, self.offsets = file_name(source), metadata, places, offsets
 
     def find(self, *names: str) -> Any:
@@ -122,9 +124,9 @@ class _Facts:
         return FormatError(f"{self.name}: {found}; the draft is damaged or incomplete, download or convert it again.")
 
 
-def _facts(source: DraftSource) -> tuple[str, _Facts]:
+def _facts(source: DraftHeader) -> tuple[str, _Facts]:
     """The architecture, checked, and the metadata."""
-    if isinstance(source, GGUFFile):
+    if isinstance(source, ModelHeader):
         name = source.architecture
         if name != "dflash" and name not in LEGACY:
             raise UnsupportedModelError(
@@ -145,7 +147,7 @@ def _facts(source: DraftSource) -> tuple[str, _Facts]:
 
 
 def read_spec(
-    source: DraftSource, causal: str = "file", tap_shift: str = "auto", window: int | None = None
+    source: DraftHeader, causal: str = "file", tap_shift: str = "auto", window: int | None = None
 ) -> DraftSpec:
     """The draft's facts.
 
@@ -161,7 +163,7 @@ def read_spec(
         raise UsageError(f"The tap shift is {tap_shift!r}, but must be one of {', '.join(TAP_SHIFTS)}; choose one.")
     check_window(window)
     architecture, facts = _facts(source)
-    tensors = DraftTensors(source).tensors
+    tensors = draft_tensors(source)
     _refuse_unsupported(facts)
     notes: list[str] = []
 
@@ -218,6 +220,7 @@ def read_spec(
         logit_scale=facts.real("logit_scale", "output_multiplier") or 1.0,
         logit_cap=facts.real("final_logit_softcapping"),
         shortlist=_shortlist(source, facts),
+        synthetic=facts.metadata.get(SYNTHETIC_KEY) is True,
         notes=tuple(notes),
     )
 
@@ -316,7 +319,7 @@ def _windows(
     return tuple(pattern), tuple(window or None if slides else None for slides in pattern)
 
 
-def _shortlist(source: DraftSource, facts: _Facts) -> tuple[int, ...] | None:
+def _shortlist(source: DraftHeader, facts: _Facts) -> tuple[int, ...] | None:
     """The token ids of the draft's head, of our own key or of the published form (SPEC-draft-formats 1.2)."""
     ids = facts.integers("shortlist")
     if VOCABULARY in source.tensors:

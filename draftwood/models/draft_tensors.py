@@ -9,16 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from draftwood.errors import UnsupportedModelError
 from draftwood.formats.gguf import GGUFFile
+from draftwood.formats.header import ModelHeader, ModelSource
 from draftwood.formats.safetensors import SafetensorsDirectory
-from draftwood.formats.source import TensorInfo, TensorSource, quoted, shown
+from draftwood.formats.source import TensorInfo, quoted, shown
 
-DraftSource = GGUFFile | SafetensorsDirectory
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DraftSource = ModelSource | SafetensorsDirectory
+DraftHeader = ModelHeader | SafetensorsDirectory
+"""What a draft's facts are read from; of a `DraftSource` its weights are too."""
 
 
 def open_source(path: str | Path) -> DraftSource:
@@ -95,37 +99,47 @@ def _current(name: str) -> str | None:
     return None if stem is None else f"{at}{stem}.{found['kind']}"
 
 
+def _spelled(source: DraftHeader) -> dict[str, str]:
+    """Current name -> the file's own; UnsupportedModelError for a tensor that a DFlash 1 draft does not have."""
+    names: dict[str, str] = {}
+    for name in source.tensors:
+        if name in _NO_WEIGHTS:
+            continue
+        current = _current(name)
+        if current is None:
+            raise _unsupported(source, name)
+        names[current] = name
+    return names
+
+
+def draft_tensors(source: DraftHeader) -> dict[str, TensorInfo]:
+    """The facts of a draft's tensors by their current names."""
+    return {current: source.tensors[own] for current, own in _spelled(source).items()}
+
+
 class DraftTensors:
     """A draft's tensors under their current names, whatever the dialect of `source`. A `TensorSource`."""
 
-    def __init__(self, source: TensorSource) -> None:
-        self._source = source
-        self._spelled: dict[str, str] = {}
-        for name in source.tensors:
-            if name in _NO_WEIGHTS:
-                continue
-            current = _current(name)
-            if current is None:
-                raise _unsupported(source, name)
-            self._spelled[current] = name
-        self.tensors: Mapping[str, TensorInfo] = {new: source.tensors[old] for new, old in self._spelled.items()}
+    def __init__(self, source: DraftSource) -> None:
+        self._source, self._own_names = source, _spelled(source)
+        self.tensors: Mapping[str, TensorInfo] = draft_tensors(source)
 
     @property
     def path(self) -> Path:
         """What was opened."""
         return self._source.path
 
-    def raw(self, name: str) -> npt.NDArray[np.uint8]:
+    def tensor(self, name: str, device: str) -> Tensor:
         """The stored bytes of a tensor, by its current name or by the file's (which `TensorInfo` has)."""
-        return self._source.raw(self._spelled.get(name, name))
+        return self._source.tensor(self._own_names.get(name, name), device)
 
 
-def file_name(source: TensorSource) -> str:
+def file_name(source: DraftHeader) -> str:
     """The file's name for a message."""
     return shown(Path(source.path.name))
 
 
-def _unsupported(source: TensorSource, name: str) -> UnsupportedModelError:
+def _unsupported(source: DraftHeader, name: str) -> UnsupportedModelError:
     """The error about a tensor that a DFlash 1 draft does not have."""
     for other in (name, *source.tensors):
         for pattern, what in _FLAVOURS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from draftwood.errors import UnsupportedModelError
-from draftwood.formats.gguf import GGUFFile
+from draftwood.formats.header import ModelHeader
 from draftwood.models.spec import ModelSpec, transformer_spec
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from draftwood.models.base import Model
 
 
-def read_spec(source: GGUFFile) -> ModelSpec:
+def read_spec(source: ModelHeader) -> ModelSpec:
     """The model's facts."""
     if source.get("llama.expert_count", 0):
         raise UnsupportedModelError(

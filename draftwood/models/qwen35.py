@@ -9,7 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from draftwood.errors import UnsupportedModelError
-from draftwood.formats.gguf import GGUFFile
+from draftwood.formats.header import ModelHeader
 from draftwood.models.spec import DeltaSpec, Keys, ModelSpec, transformer_spec
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CONV_TAPS = 4
 
 
-def read_spec(source: GGUFFile) -> ModelSpec:
+def read_spec(source: ModelHeader) -> ModelSpec:
     """The model's facts; blocks of the multi-token-prediction head at the end are not part of the trunk."""
     if source.get("qwen35.ssm.v_head_reordered") is False:
         raise UnsupportedModelError(

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from draftwood.errors import UnsupportedModelError
-from draftwood.formats.gguf import GGUFFile
+from draftwood.formats.header import ModelHeader
 from draftwood.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ ARCHITECTURES: dict[str, str] = {
 class Architecture(Protocol):
     """What a module of `ARCHITECTURES` offers; importing it does not import torch."""
 
-    def read_spec(self, source: GGUFFile) -> ModelSpec:
+    def read_spec(self, source: ModelHeader) -> ModelSpec:
         """The model's facts; a FormatError where they do not fit together."""
 
     def build(self, spec: ModelSpec, weights: Weights) -> Model:
         """The model on the weights' device."""
 
 
-def architecture(source: GGUFFile) -> Architecture:
+def architecture(source: ModelHeader) -> Architecture:
     """The architecture of a file; an UnsupportedModelError lists the known ones."""
     name = source.architecture
     if name not in ARCHITECTURES:

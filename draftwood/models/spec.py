@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from draftwood.errors import FormatError
-from draftwood.formats.gguf import GGUFFile
+from draftwood.formats.header import ModelHeader
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ModelSpec:
 class Keys:
     """Typed access to the metadata of one architecture: `integer("block_count")` reads `<arch>.block_count`."""
 
-    def __init__(self, source: GGUFFile, prefix: str | None = None) -> None:
+    def __init__(self, source: ModelHeader, prefix: str | None = None) -> None:
         self.source = source
         self.prefix = f"{source.architecture}." if prefix is None else prefix
 
@@ -92,7 +92,7 @@ class Keys:
         return FormatError(f"{self.source.path.name}: {sentence}")
 
 
-def vocabulary_rows(source: GGUFFile, hidden: int) -> int:
+def vocabulary_rows(source: ModelHeader, hidden: int) -> int:
     """Rows of the token table, the size of the vocabulary."""
     info = source.tensors.get("token_embd.weight")
     if info is None or len(info.shape) != 2 or info.shape[1] != hidden:
@@ -104,7 +104,7 @@ def vocabulary_rows(source: GGUFFile, hidden: int) -> int:
     return info.shape[0]
 
 
-def transformer_spec(source: GGUFFile, pairing: str) -> ModelSpec:
+def transformer_spec(source: ModelHeader, pairing: str) -> ModelSpec:
     """The keys that llama-like architectures share (SPEC-llama; SPEC-qwen35 3.4)."""
     keys = Keys(source)
     layers, hidden, heads = (

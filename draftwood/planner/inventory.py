@@ -5,24 +5,25 @@ from __future__ import annotations
 import dataclasses
 import math
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from draftwood.buffers import total
 from draftwood.errors import UsageError
-from draftwood.formats.ggml import BLOCK_TYPES
 from draftwood.formats.gguf import GGUFFile
+from draftwood.formats.header import ModelHeader
 from draftwood.formats.source import TensorInfo
 from draftwood.kernels.buffers import LAYOUTS, weight_buffer
+from draftwood.models import known
 from draftwood.models.buffers import HEAD, TABLE, loaded, state_buffers, weight_buffers
 from draftwood.models.draft_spec import DraftSpec, check_window, fit, overriding, read_spec
-from draftwood.models.draft_tensors import DraftTensors, open_source
+from draftwood.models.draft_tensors import DraftHeader, draft_tensors, open_source
 from draftwood.models.registry import architecture
-from draftwood.models.spec import DeltaSpec, ModelSpec
+from draftwood.models.spec import ModelSpec
 
 COARSE_BITS = 7.0
 """Drafts whose matrices take fewer bits than this a weight guess worse (`acceptance.COARSE`)."""
@@ -44,7 +45,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Target:
-    """A target: what to call it, its facts and its tensors. key: its name in `models.toml`, None for a file."""
+    """A target: what to call it, its facts and its tensors. key: its name in `models.known`, None for a file."""
 
     name: str
     about: str
@@ -111,115 +112,77 @@ def stored_bytes(tensors: Iterable[TensorInfo]) -> int:
     return sum(info.nbytes for info in tensors)
 
 
-@cache
-def _known() -> dict[str, dict[str, Any]]:
-    text = resources.files("draftwood.planner").joinpath("models.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+def known_target(name: str) -> Target:
+    """A model that needs no file, by a name of `models.known.key_of`."""
+    model = known.target(name)
+    return target_of(model, name, model.about, name)
 
 
-def known_names() -> list[str]:
-    """The models that need no file."""
-    return list(_known())
+def synthetic_target(name: str) -> Target:
+    """A model of made-up weights by its full name; a UsageError lists them."""
+    model = known.header(name)
+    return target_of(model, model.path.name, f"synthetic weights in the shapes of {model.about}", model.key)
 
 
-def known_key(name: str) -> str | None:
-    """The key in `models.toml` that a name or an alias means, whatever its case; None if it is not known."""
-    wanted = name.strip().lower()
-    return next((key for key, row in _known().items() if wanted == key or wanted in row["aliases"]), None)
-
-
-def known_target(key: str) -> Target:
-    """A model of `models.toml`."""
-    row = _known()[key]
-    interval, layers = row["full_attention_interval"], row["layers"]
-    attention = tuple((i + 1) % interval == 0 for i in range(layers))
-    plain = ("architecture", "layers", "hidden", "ffn", "vocab", "heads", "kv_heads", "head_dim", "eps")
-    rotary = ("rope_width", "rope_base", "pairing", "context_length", "gated")
-    spec = ModelSpec(
-        **{name: row[name] for name in (*plain, *rotary)}, attention=attention, delta=DeltaSpec(**row["delta"])
-    )
-    blocks = {
-        "all": range(layers),
-        "attention": [i for i in range(layers) if attention[i]],
-        "delta": [i for i in range(layers) if not attention[i]],
-    }
-    return Target(key, row["about"], spec, tuple(_tensors(row["tensors"], blocks, "")), key)
+def synthetic_draft(name: str, target: Target) -> Draft:
+    """A draft of made-up weights by its full name, checked against the target."""
+    model = known.header(name)
+    return draft_of(model, target, f"synthetic {model.path.name.rpartition(':')[2]}")
 
 
 def known_advice(key: str) -> list[Advice]:
-    """What an earlier report advises for a model of `models.toml`."""
+    """What an earlier report advises for a model of `guides.toml`, if it is there."""
 
     def pairs(row: dict[str, Any], name: str) -> tuple[tuple[str, str], ...]:
         return tuple((kv, draft) for kv, draft in row.get(name, []))
 
+    text = resources.files("draftwood.planner").joinpath("guides.toml").read_text(encoding="utf-8")
     return [
         Advice(row["least"], row["most"], row["use"], pairs(row, "advice"), pairs(row, "refused"))
-        for row in _known()[key].get("guide", [])
+        for row in tomllib.loads(text).get(key, [])
     ]
 
 
 def known_drafts(target: Target) -> list[Draft]:
     """The drafts that fit a target and need no file: those of a model with its layers, width and vocabulary."""
-    for key, row in _known().items():
-        if "draft" in row and all(row[name] == getattr(target.spec, name) for name in ("layers", "hidden", "vocab")):
-            return [_known_draft(key, name) for name in row["draft"]["quantisations"]]
+    for key in (name for model in known.names() for name in (model, *known.variants(model))):
+        spec = known_target(key).spec
+        if all(getattr(spec, size) == getattr(target.spec, size) for size in ("layers", "hidden", "vocab")):
+            return [draft_of(known.draft(key, kind), target, kind) for kind in known.quantisations(key)]
     return []
 
 
-def _known_draft(key: str, quantisation: str) -> Draft:
-    row, target = _known()[key]["draft"], _known()[key]
-    windows = tuple(row["window"] if slides else None for slides in row["sliding"])
-    plain = ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "eps", "rope_base", "block_size", "mask_token")
-    spec = DraftSpec(
-        source=row["about"],
-        architecture="dflash",
-        **{name: row[name] for name in plain},
-        taps=tuple(row["taps"]),
-        windows=windows,
-        causal=tuple(row["sliding"]),
-        block_sizes=(),
-        vocab=target["vocab"],
-        target_hidden=target["hidden"],
-        target_layers=target["layers"],
-    )
-    tensors = _tensors(row["tensors"], {"all": range(row["layers"])}, row["quantisations"][quantisation])
-    return Draft(quantisation, spec, tuple(tensors))
+def target_of(header: ModelHeader, name: str, about: str | None = None, key: str | None = None) -> Target:
+    """A target from its header; errors as in `models.registry`."""
+    spec = architecture(header).read_spec(header)
+    about = about or f"{spec.architecture}, {spec.layers} layers"
+    return Target(name, about, spec, tuple(header.tensors.values()), key)
 
 
-def _tensors(rows: list[dict[str, Any]], blocks: dict[str, Sequence[int]], kind: str) -> Iterable[TensorInfo]:
-    """The tensors that the rows of `models.toml` stand for; `kind` is the type of those that name none."""
-    for row in rows:
-        shape, usual = tuple(row["shape"]), row.get("type", kind)
-        if row["on"] == "none":
-            yield _tensor(row["name"], shape, usual)
-            continue
-        other = {block: name for name, numbers in row.get("but", {}).items() for block in numbers}
-        for block in blocks[row["on"]]:
-            yield _tensor(f"blk.{block}.{row['name']}", shape, other.get(block, usual))
-
-
-def _tensor(name: str, shape: tuple[int, ...], kind: str) -> TensorInfo:
-    block = BLOCK_TYPES[kind]
-    return TensorInfo(name, shape, block, math.prod(shape[:-1]) * block.row_bytes(shape[-1]))
-
-
-def target_of_file(path: Path) -> Target:
-    """A target from its GGUF header; errors as in `formats.gguf` and `models.registry`."""
-    source = GGUFFile.open(path)
-    spec = architecture(source).read_spec(source)
-    return Target(path.name, f"{spec.architecture}, {spec.layers} layers", spec, tuple(source.tensors.values()))
-
-
-def draft_of_file(
-    path: Path, target: Target, causal: str = "file", tap_shift: str = "auto", window: int | None = None
+def draft_of(
+    header: DraftHeader,
+    target: Target,
+    name: str,
+    causal: str = "file",
+    tap_shift: str = "auto",
+    window: int | None = None,
 ) -> Draft:
     """A draft from its header, checked against the target (a DraftMismatchError where it does not fit).
 
     causal, tap_shift, window: see `draft_spec.read_spec`.
     """
-    source = open_source(path)
-    spec = fit(read_spec(source, causal, tap_shift, window), target.spec)
-    return Draft(path.name, spec, tuple(DraftTensors(source).tensors.values()))
+    spec = fit(read_spec(header, causal, tap_shift, window), target.spec)
+    return Draft(name, spec, tuple(draft_tensors(header).values()))
+
+
+def target_of_file(path: Path) -> Target:
+    """A target from its GGUF header; errors as in `formats.gguf` and `models.registry`."""
+    return target_of(GGUFFile.open(path), path.name)
+
+
+def draft_of_file(path: Path, target: Target) -> Draft:
+    """A draft from its file or directory; errors as in `draft_of`."""
+    return draft_of(open_source(path), target, path.name)
 
 
 def windowed(draft: Draft, window: int) -> Draft:

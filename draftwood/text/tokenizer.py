@@ -88,9 +88,9 @@ STOP_TEXTS: Final = (
 _AGAIN: Final = "fetch or convert the file again"
 
 # Values of `tokenizer.ggml.token_type` that stand for something; 5 is an unused row.
-_NORMAL: Final = 1
+NORMAL: Final = 1
 _UNKNOWN: Final = 2
-_CONTROL: Final = 3
+CONTROL: Final = 3
 _USER_DEFINED: Final = 4
 
 
@@ -101,8 +101,8 @@ def _byte_alphabet() -> str:
     return "".join(chr(byte if byte in printable else next(substitutes)) for byte in range(256))
 
 
-_ALPHABET: Final = _byte_alphabet()
-_BYTES_OF_CHARACTER: Final[Mapping[str, bytes]] = {c: bytes((byte,)) for byte, c in enumerate(_ALPHABET)}
+BYTE_ALPHABET: Final = _byte_alphabet()
+_BYTES_OF_CHARACTER: Final[Mapping[str, bytes]] = {c: bytes((byte,)) for byte, c in enumerate(BYTE_ALPHABET)}
 
 
 class Tokenizer:
@@ -143,7 +143,7 @@ class Tokenizer:
         stops = {*extra_stop_ids, *(id for id in named if self.is_control(id))}
         self.stop_ids = frozenset(stops if eos_id is None else stops | {eos_id})
 
-        self._whole = _longest_first(tokens, token_types, (_UNKNOWN, _CONTROL, _USER_DEFINED))
+        self._whole = _longest_first(tokens, token_types, (_UNKNOWN, CONTROL, _USER_DEFINED))
         self._whole_user_defined = _longest_first(tokens, token_types, (_USER_DEFINED,))
         self._bpe, self._stand_ins = _build_bpe(ids, merges, pre_tokenizer)
 
@@ -176,7 +176,7 @@ class Tokenizer:
         merges = _strings(metadata, "tokenizer.ggml.merges")
         token_types = metadata.get("tokenizer.ggml.token_type")
         if token_types is None:
-            token_types = [_NORMAL] * len(tokens)
+            token_types = [NORMAL] * len(tokens)
         elif not _is_list_of(int, token_types) or len(token_types) != len(tokens):
             raise FormatError(
                 f"tokenizer.ggml.token_type is not a list of {len(tokens)} numbers, one a token; {_AGAIN}"
@@ -234,15 +234,15 @@ class Tokenizer:
         """The bytes a token stands for: empty for unused ones. Raises UsageError for an id out of range."""
         kind = self._type(id)
         text = self._tokens[id]
-        if kind == _NORMAL:
+        if kind == NORMAL:
             return b"".join(_BYTES_OF_CHARACTER.get(c) or _utf8(c) for c in text)
-        if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED):
+        if kind in (_UNKNOWN, CONTROL, _USER_DEFINED):
             return _utf8(text)
         return b""
 
     def is_control(self, id: int) -> bool:
         """Whether a token is a mark and not text. Raises UsageError for an id out of range."""
-        return self._type(id) in (_UNKNOWN, _CONTROL)
+        return self._type(id) in (_UNKNOWN, CONTROL)
 
     @functools.cached_property
     def chat_template(self) -> ChatTemplate | None:
@@ -279,7 +279,7 @@ def _build_bpe(
 
     vocabulary = dict(ids)
     first_stand_in = max(ids.values(), default=-1) + 1
-    texts = [*_ALPHABET, *(text for left, right in pairs for text in (left, right, left + right))]
+    texts = [*BYTE_ALPHABET, *(text for left, right in pairs for text in (left, right, left + right))]
     missing = [text for text in dict.fromkeys(texts) if text not in vocabulary]
     stand_ins = {}
     for id, text in enumerate(missing, start=first_stand_in):

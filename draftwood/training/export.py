@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType
+from gguf import GGMLQuantizationType, LlamaFileType
 from gguf.quants import quantize
 
+from draftwood.formats import gguf_writer
 from draftwood.formats.gguf import GGUFFile
+from draftwood.formats.source import TensorInfo
 from draftwood.training.draft_net import DraftShape
 
 FILE_TYPES = {
@@ -80,27 +80,18 @@ def write_gguf(
     if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         name = wrong[0]
         raise ValueError(f"tensor {name!r} has shape {found.get(name)}, {expected.get(name)} was expected")
-    with _part_of(Path(path)) as part:
-        writer = GGUFWriter(part, "dflash")
-        try:
-            writer.add_name(facts.name)
-            writer.add_file_type(FILE_TYPES[matrix_type])
-            writer.add_quantization_version(2)
-            for key, value in _keys(facts, target).items():
-                writer.add_key_value(key, value, *_value_type(value))
-            for name in expected:
-                array = np.ascontiguousarray(tensors[name], np.float32)
-                kind = GGMLQuantizationType[matrix_type if array.ndim > 1 else "F32"]
-                writer.add_tensor(name, quantize(array, kind), raw_dtype=kind)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
+    infos = [TensorInfo.of(name, s, matrix_type if len(s) > 1 else "F32") for name, s in expected.items()]
+
+    def stored(name: str) -> npt.NDArray[np.uint8]:
+        array = np.ascontiguousarray(tensors[name], np.float32)
+        kind = GGMLQuantizationType[matrix_type if array.ndim > 1 else "F32"]
+        return np.ascontiguousarray(quantize(array, kind)).view(np.uint8)
+
+    gguf_writer.write_gguf(path, _keys(facts, target, matrix_type), infos, stored)
 
 
-def _keys(facts: DraftFacts, target: GGUFFile) -> dict[str, Any]:
-    """The metadata, without what the writer has methods for."""
+def _keys(facts: DraftFacts, target: GGUFFile, matrix_type: str) -> dict[str, Any]:
+    """The metadata."""
     draft = facts.shape
     own = {
         "block_count": draft.layers,
@@ -125,25 +116,11 @@ def _keys(facts: DraftFacts, target: GGUFFile) -> dict[str, Any]:
     if facts.shortlist is not None:
         own["shortlist"] = list(facts.shortlist)
     tokenizer = {key: value for key, value in target.metadata.items() if key.startswith("tokenizer.")}
+    general = {
+        "general.architecture": "dflash",
+        "general.name": facts.name,
+        "general.file_type": int(FILE_TYPES[matrix_type]),
+        "general.quantization_version": 2,
+    }
     own = {f"dflash.{key}": value for key, value in own.items()}
-    return own | tokenizer | {"tokenizer.ggml.mask_token_id": draft.mask_token}
-
-
-def _value_type(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:
-    """How llama.cpp expects a value to be stored: whole numbers unsigned when alone and signed in lists."""
-    if isinstance(value, list):
-        return GGUFValueType.ARRAY, GGUFValueType.get_type(value[0])
-    kind = GGUFValueType.get_type(value)
-    return GGUFValueType.UINT32 if kind is GGUFValueType.INT32 else kind, None
-
-
-@contextmanager
-def _part_of(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to; renamed to it in the end, gone if anything went wrong."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
+    return general | own | tokenizer | {"tokenizer.ggml.mask_token_id": draft.mask_token}

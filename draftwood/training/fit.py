@@ -153,11 +153,13 @@ class Fitter:
         folder: Path | None = None,
         tell: Callable[[Point], None] = lambda _: None,
         stop_after: int | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Fit until `seconds` (of all runs together) or the recipe's steps are over.
+        """Fit until `seconds` (of all runs together) or the recipe's steps are over, or `stop()` says so.
 
         folder: where checkpoints go: `last.pt` every two minutes and at the end, `flat.pt` where the rate begins to
-        fall. stop_after: end at this step as if killed, without saving.
+        fall. stop_after: end at this step as if killed, without saving. stop: asked after every step; a run that ends
+        by it has its checkpoint and can be resumed.
         """
         recipe = self.recipe
         begun = saved = time.monotonic() - self.seconds
@@ -167,7 +169,7 @@ class Fitter:
             by_count = self.done / recipe.steps if recipe.steps else 0.0
             return max(by_count, self.seconds / seconds if math.isfinite(seconds) else 0.0)
 
-        while progress() < 1:
+        while progress() < 1 and not stop():
             if self.done == stop_after:
                 return
             if not flat and progress() >= 1 - recipe.decay:

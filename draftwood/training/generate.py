@@ -205,6 +205,11 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self.end = time.monotonic() + seconds
 
+    @property
+    def left(self) -> float:
+        """Seconds until then."""
+        return self.end - time.monotonic()
+
     def __call__(self) -> bool:
         """Whether the time is over."""
-        return time.monotonic() >= self.end
+        return self.left <= 0

@@ -67,13 +67,12 @@ def card(
     manifest: Mapping[str, Any],
     points: Sequence[Point],
     evaluation: Mapping[str, Any],
+    agreement: Mapping[str, float],
     conditions: Mapping[str, Any],
-    remarks: Sequence[str] = (),
 ) -> str:
     """The model card, Markdown.
 
-    conditions: date, hardware, commit and what else the run was made under. remarks: paragraphs on what a reader should
-    know besides.
+    conditions: date, hardware, commit and what else the run was made under.
     """
     draft, fit = recipe.draft, recipe.fit
     last = points[-1]
@@ -94,7 +93,6 @@ def card(
         f"| recipe | SHA-256 {recipe.sha256()[:16]}, seed {recipe.seed} |",
         *(f"| {name} | {value} |" for name, value in conditions.items()),
         "",
-        *(line for remark in remarks for line in (remark, "")),
         "## Text",
         "",
         "All of it was written by the target itself, from prompts that this project composes. No benchmark text: a",
@@ -127,6 +125,9 @@ def card(
         f"{evaluation['loops']['tau_without_best']:.2f} tokens a round without the best 5 % of the sequences; "
         f"{100 * evaluation['loops']['whole_block_tokens']:.0f} % of the tokens come from rounds in which every slot "
         "was right.",
+        "",
+        f"The engine with this file: {agreement['engine']:.2f} tokens a round over {agreement['prompts']:.0f} of these "
+        f"prompts; the training code, on the same weights and text: {agreement['training']:.2f}.",
         "",
         "By slot, in percent:",
         "",

@@ -1,10 +1,10 @@
 """The stages of a training run, each from what the one before left in the run's folder.
 
 scripts.npz                 what the target will be asked to write
-text-*.npz                  what it wrote, one file a stretch of generation
+text-FIRST-END.npz          what it wrote, one file a stretch of generation: scripts FIRST to END
 corpus.npz, manifest.json   the text after the filters, and its counts
 last.pt, flat.pt            checkpoints
-curve.json, evaluation.json, <name>.gguf
+curve.json, evaluation.json, agreement.json, <name>.gguf
 <name>.md, <name>.png       the model card and the curves
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,21 @@ import numpy as np
 import torch
 
 from draftwood.engine.fetch import resolve
-from draftwood.errors import UsageError
+from draftwood.errors import DraftMismatchError, UsageError
 from draftwood.formats.gguf import GGUFFile
 from draftwood.models.registry import architecture
 from draftwood.text.tokenizer import Tokenizer
+from draftwood.training import agreement
 from draftwood.training.corpus import Corpus, CorpusWriter, clean, manifest
 from draftwood.training.draft_net import DraftShape
 from draftwood.training.export import DraftFacts, write_gguf
 from draftwood.training.fit import Fitter, Point
-from draftwood.training.generate import Deadline, Player, WritingRules, play
+from draftwood.training.generate import Player, WritingRules, play
 from draftwood.training.held_out import shortlist
 from draftwood.training.overlap import RunIndex
 from draftwood.training.packing import Document, pack
 from draftwood.training.prompts import build_scripts
-from draftwood.training.prompts.scripts import read_scripts, write_scripts
+from draftwood.training.prompts.scripts import Script, read_scripts, write_scripts
 from draftwood.training.recipe import Recipe
 from draftwood.training.report import card, draw_curves
 from draftwood.training.roles import SUPERVISED
@@ -50,6 +51,7 @@ _MADE_BY = {
     "last.pt": "fit",
     "curve.json": "fit",
     "evaluation.json": "evaluate",
+    "agreement.json": "agree",
 }
 """The stage that leaves a file."""
 
@@ -141,8 +143,12 @@ def make_scripts(recipe: Recipe, place: Place, benchmark: Iterable[Sequence[int]
     return len(scripts)
 
 
-def generate(recipe: Recipe, place: Place, seconds: float, tell: Tell, first: int = 0) -> dict[str, float]:
-    """Stage `generate`: let the target write for some time, from script `first` on; the counts."""
+def generate(recipe: Recipe, place: Place, stop: Callable[[], bool], tell: Tell) -> dict[str, float]:
+    """Stage `generate`: let the target write until `stop()` says so or all scripts are played; the counts.
+
+    A stretch goes on with the script behind the last one that an earlier stretch began.
+    """
+    first = max((int(path.stem.rpartition("-")[2]) for path in place.folder.glob("text-*.npz")), default=0)
     tokenizer, text = open_tokenizer(recipe), recipe.text
     teacher = open_teacher(open_target(recipe), place.device)
     rules = WritingRules(
@@ -153,20 +159,28 @@ def generate(recipe: Recipe, place: Place, seconds: float, tell: Tell, first: in
         text.min_p,
     )
     scripts = read_scripts(place.file("scripts.npz"))[first:]
+    if not scripts:
+        raise UsageError(f"all {first} scripts of {place.folder} are played; delete its text-*.npz to begin anew.")
     torch.manual_seed(recipe.seed + first)
     longest = max(len(script.tokens) for script in scripts)
     player = Player(teacher, text.sequences, text.capacity, rules, longest)
     if place.device == "cuda":
         player.capture()
-    writer, deadline = CorpusWriter(teacher.spec.vocab), Deadline(seconds)
+    writer = CorpusWriter(teacher.spec.vocab)
     begun = told = time.monotonic()
-    answers = played = steps = 0
+    answers = played = steps = taken = 0
 
     def count_steps(now: int) -> None:
         nonlocal steps
         steps = now
 
-    for written in play(player, scripts, deadline, count_steps):
+    def count_scripts() -> Iterator[Script]:
+        nonlocal taken
+        for script in scripts:
+            taken += 1
+            yield script
+
+    for written in play(player, count_scripts(), stop, count_steps):
         writer.add(written.script, written.tokens, written.roles)
         answers += int((written.roles == SUPERVISED).sum())
         played += 1
@@ -175,7 +189,7 @@ def generate(recipe: Recipe, place: Place, seconds: float, tell: Tell, first: in
             pace = steps * text.sequences / (told - begun)
             tell(f"{told - begun:.0f} s: {played} sequences, {answers / 1e6:.2f} M answer tokens, {pace:.0f} tokens/s")
     took = time.monotonic() - begun
-    writer.corpus().save(place.folder / f"text-{first:06d}.npz")
+    writer.corpus().save(place.folder / f"text-{first:06d}-{first + taken:06d}.npz")
     return {"sequences": played, "answer_tokens": answers, "seconds": took, "steps": steps}
 
 
@@ -205,10 +219,18 @@ def _checkpoint(place: Place, name: str) -> dict[str, Any]:
     return state
 
 
-def fit(recipe: Recipe, place: Place, seconds: float, tell: Tell, resume: str | None = None) -> Fitter:
+def fit(
+    recipe: Recipe,
+    place: Place,
+    seconds: float,
+    tell: Tell,
+    resume: str | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Fitter:
     """Stage `fit`: train on the text that is not held out, for some seconds (of all runs of this fit together).
 
-    resume: a checkpoint of the folder; from `flat.pt` the schedule's clock starts anew.
+    stop: ends this run earlier, with its checkpoint. resume: a checkpoint of the folder; from `flat.pt` the
+    schedule's clock starts anew.
     """
     corpus = Corpus.load(place.file("corpus.npz"))
     learnt = (corpus.sequence(int(index)) for index in np.flatnonzero(~corpus.held_out))
@@ -223,7 +245,7 @@ def fit(recipe: Recipe, place: Place, seconds: float, tell: Tell, resume: str | 
                 f"{100 * point.first_slot:.0f} %, tau {point.tau_anchor:.2f}, {point.anchors_per_second:.0f} anchors/s"
             )
 
-    fitter.run(seconds, place.folder, show)
+    fitter.run(seconds, place.folder, show, stop=stop)
     place.write_json("curve.json", [asdict(point) for point in fitter.curve])
     return fitter
 
@@ -244,12 +266,29 @@ def export(recipe: Recipe, fitter: Fitter, corpus: Corpus, source: GGUFFile, pat
     write_gguf(path, tensors, facts, source, matrix_type)
 
 
+def agree(recipe: Recipe, place: Place, draft: Path, tell: Tell) -> dict[str, float]:
+    """Stage `agree`: the exported draft in the engine and in the training code; see `agreement.agree`.
+
+    A DraftMismatchError where they differ by more than `LARGEST_DIFFERENCE`.
+    """
+    source, corpus = open_target(recipe), Corpus.load(place.file("corpus.npz"))
+    found = agreement.agree(recipe, draft_shape(recipe, source), corpus, source, draft, place.device, tell)
+    if abs(agreement.difference(found)) > agreement.LARGEST_DIFFERENCE:
+        raise DraftMismatchError(
+            f"the engine accepts {found['engine']:.2f} tokens a round of {draft.name}, the training code "
+            f"{found['training']:.2f}; at most {agreement.LARGEST_DIFFERENCE:.0%} of difference was expected, so taps, "
+            "mask or positions differ between them."
+        )
+    place.write_json("agreement.json", found)
+    return found
+
+
 def write_card(recipe: Recipe, place: Place, conditions: Mapping[str, Any]) -> Path:
     """Stage `card`: the model card and the curves beside it; the card. conditions: see `report.card`."""
     points = [Point(**point) for point in place.read_json("curve.json")]
-    evaluation = place.read_json("evaluation.json")
+    evaluation, found = place.read_json("evaluation.json"), place.read_json("agreement.json")
     path = place.folder / f"{recipe.name}.md"
-    text = card(recipe, place.read_json("manifest.json"), points, evaluation, conditions)
+    text = card(recipe, place.read_json("manifest.json"), points, evaluation, found, conditions)
     draw_curves(points, evaluation, path.with_suffix(".png"))
     path.write_text(text, encoding="utf-8")
     return path

@@ -58,6 +58,7 @@ class FakeEngine:
     """Answers any prompt with letters that depend on the prompt's length alone."""
 
     behaviour = Behaviour()
+    synthetic = False
 
     def __init__(self, target: str, draft: str | None) -> None:
         self.target, self.draft = target, draft

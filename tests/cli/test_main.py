@@ -16,7 +16,7 @@ from draftwood.errors import DraftMismatchError
 from tests.cli.fakes import Behaviour
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBCOMMANDS = ("run", "chat", "pull", "bench", "doctor", "demo")
+SUBCOMMANDS = ("run", "chat", "pull", "plan", "bench", "doctor", "demo", "synth", "train")
 
 
 def one_error(capsys: pytest.CaptureFixture[str]) -> str:
@@ -82,6 +82,9 @@ def test_bad_flags_of_run(
         (["bench", "he", "--ddtree-temp", "nan"], 2, "above 0"),
         (["doctor", "--draft", "lookup"], 2, "--target"),
         (["pull", "nobody"], 2, "known names"),
+        (["pull", "synthetic:qwen3.6-27b"], 2, "draftwood synth"),
+        (["synth", "nobody", "--out", "x.gguf"], 2, "synthetic:qwen3.6-27b-4layers"),
+        (["synth", "qwen3.6-27b"], 2, "--out"),
     ],
 )
 def test_bad_arguments(

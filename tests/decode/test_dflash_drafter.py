@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from draftwood.cache.registry import kv_pair
-from draftwood.decode.drafters import dflash
 from draftwood.decode.drafters.base import DrafterRequest
 from draftwood.decode.drafters.dflash import DFlashDrafter, block_rows, open_drafter
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
 from draftwood.errors import UsageError
 from draftwood.formats.gguf import GGUFFile
 from draftwood.models.draft_spec import read_spec
-from draftwood.models.draft_tensors import open_source
+from draftwood.models.draft_tensors import DraftSource, open_source
 from tests.conftest import VENDORED
 from tests.models.test_dflash import VENDORED_DRAFT, edited, target_on
 
@@ -33,8 +32,10 @@ def arrays() -> dict[str, npt.NDArray[Any]]:
         return dict(stored)
 
 
-def opened(device: str, **options: Any) -> DFlashDrafter:
-    request = DrafterRequest(target_on(device), DRAFT, dtype="float32", max_context=400, **options)
+def opened(device: str, source: DraftSource | None = None, **options: Any) -> DFlashDrafter:
+    request = DrafterRequest(
+        target_on(device), source or open_source(DRAFT), dtype="float32", max_context=400, **options
+    )
     return open_drafter(request)
 
 
@@ -141,14 +142,10 @@ def test_a_causal_block_is_only_as_long_as_the_budget_asks(
     assert rows == [5, 3, 3]
 
 
-def test_only_tokens_of_the_shortlist_are_proposed(
-    arrays: dict[str, npt.NDArray[Any]], device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_tokens_of_the_shortlist_are_proposed(arrays: dict[str, npt.NDArray[Any]], device: str) -> None:
     assert opened(device).facts()["proposes from"] == "512 of 512 tokens"
     ids = list(range(1, 512, 2))
-    source = edited(cast(GGUFFile, open_source(DRAFT)), dflash__shortlist=ids)
-    monkeypatch.setattr(dflash, "open_source", lambda path: source)
-    drafter = opened(device)
+    drafter = opened(device, edited(cast(GGUFFile, open_source(DRAFT)), dflash__shortlist=ids))
     observe(drafter, arrays["features"][:40])
     best = torch.from_numpy(arrays["q8_logits_40"][1:, 1::2]).argmax(-1) * 2 + 1
     assert drafter.propose(token(arrays["anchor"][2], device), CHAIN).to_host().tokens[1:] == best.tolist()

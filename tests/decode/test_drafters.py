@@ -8,6 +8,7 @@ import torch
 from draftwood.decode.drafters.base import Drafter, DrafterRequest
 from draftwood.decode.drafters.registry import DRAFTERS, drafter_of_architecture, load, named_drafter
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
+from draftwood.models.draft_tensors import open_source
 from tests.conftest import VENDORED
 from tests.models.test_dflash import VENDORED_DRAFT, target_on
 
@@ -18,7 +19,8 @@ SHAPES = [ROOT_ONLY, *(TreeShape(kind, budget) for kind in ("chain", "best_first
 
 
 def opened(name: str, device: str) -> Drafter:
-    return load(DRAFTERS[name])(DrafterRequest(target_on(device), FILES.get(name), "float32", max_context=300))
+    source = open_source(FILES[name]) if name in FILES else None
+    return load(DRAFTERS[name])(DrafterRequest(target_on(device), source, "float32", max_context=300))
 
 
 @pytest.mark.parametrize("name", list(DRAFTERS))

@@ -9,6 +9,7 @@ from draftwood.cache.registry import kv_pair
 from draftwood.engine import planning
 from draftwood.engine.config import AUTO_CONTEXT, EngineConfig
 from draftwood.errors import DeviceError
+from draftwood.formats.gguf import GGUFFile
 from draftwood.planner import plan
 from tests.conftest import VENDORED
 
@@ -18,12 +19,12 @@ TINY = VENDORED / "models" / "q35-c.Q4_K_M.gguf"
 def settled(monkeypatch: pytest.MonkeyPatch, free: int, device: str = "cpu", **options: object) -> EngineConfig:
     monkeypatch.setattr(planning, "_memory", lambda device: (free, free))
     config = EngineConfig(str(TINY), max_context=AUTO_CONTEXT, **options)  # type: ignore[arg-type]
-    return planning.settle(config, TINY, device)
+    return planning.settle(config, GGUFFile.open(TINY), device)
 
 
 def test_a_given_context_is_kept() -> None:
     config = EngineConfig(str(TINY), max_context=64)
-    assert planning.settle(config, TINY, "cpu") is config
+    assert planning.settle(config, GGUFFile.open(TINY), "cpu") is config
 
 
 def test_the_engine_settles_and_runs() -> None:
@@ -55,10 +56,10 @@ def test_fewer_bits_leave_room_for_more_context(monkeypatch: pytest.MonkeyPatch)
 def test_the_drafts_options_reach_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     config = EngineConfig("t", draft="d", draft_window=7)
     seen: list[tuple[object, ...]] = []
-    monkeypatch.setattr(planning, "resolve", lambda name, table: f"{table}/{name}")
-    monkeypatch.setattr(planning.inventory, "draft_of_file", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(planning, "open_draft", lambda name: f"opened {name}")
+    monkeypatch.setattr(planning.inventory, "draft_of", lambda *arguments: seen.append(arguments))
     planning._draft(config, planning.inventory.target_of_file(TINY))
-    assert seen[0][0] == "drafts/d" and seen[0][2:] == ("file", "auto", 7)
+    assert seen[0][0] == "opened d" and seen[0][2:] == ("d", "file", "auto", 7)
 
 
 def test_what_todays_kernels_take_beside_the_plan() -> None:

@@ -27,8 +27,8 @@ class MemorySource:
             for name, a in self._arrays.items()
         }
 
-    def raw(self, name: str) -> npt.NDArray[np.uint8]:
-        return self._arrays[name].view(np.uint8)
+    def tensor(self, name: str, device: str) -> torch.Tensor:
+        return torch.from_numpy(self._arrays[name].view(np.uint8)).to(device)
 
 
 def matrix(rows: int, seed: int) -> npt.NDArray[np.float32]:

@@ -50,7 +50,8 @@ class StandInTarget:
         stored = np.load(VENDORED / "draft" / "t-a.npz")
         self.spec, self.device = TARGET_SPEC, device
         self.table, self.matrix = (torch.from_numpy(stored[key]).to(device) for key in ("embed", "head"))
-        self.stored_head = StoredMatrix(torch.from_numpy(stored["head"].view(np.uint8)), BLOCK_TYPES["F32"], 128, None)
+        head = torch.from_numpy(stored["head"].view(np.uint8))
+        self.stored_head = StoredMatrix(head.to, BLOCK_TYPES["F32"], 128, None)
 
     def embedding(self, tokens: Tensor) -> Tensor:
         return self.table[tokens]

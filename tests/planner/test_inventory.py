@@ -47,11 +47,6 @@ def test_its_drafts_have_their_published_sizes() -> None:
     assert q4_k_m.coarse and not q8_0.coarse
 
 
-@pytest.mark.parametrize("name", ["qwen3.6-27b", "Qwen3.6-27B", "qwen3.5-27b", " 27b "])
-def test_spellings(name: str) -> None:
-    assert inventory.known_key(name) == "qwen3.6-27b"
-
-
 def test_a_file_is_read_without_its_data() -> None:
     target = inventory.target_of_file(VENDORED / "models" / "q35-c.Q4_K_M.gguf")
     assert target.key is None and target.spec.architecture == "qwen35"

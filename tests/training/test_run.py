@@ -59,7 +59,7 @@ def test_text_to_draft_in_one_folder(recipe: Path, tmp_path: Path, capsys: pytes
     held = np.arange(24) < 4
     Corpus(**{**text.__dict__, "held_out": held}).save(out / "corpus.npz")
     (out / "manifest.json").write_text(json.dumps(manifest(text, {})))
-    assert main(["train", str(recipe), "--out", str(out), "--stages", "fit,evaluate,export,card"]) == 0
+    assert main(["train", str(recipe), "--out", str(out), "--stages", "fit,evaluate,export,card,agree"]) == 0
     card = (out / "tiny.md").read_text()
     assert "| untrained draft |" in card and manifest(text, {})["sha256"] in card and date.today().isoformat() in card
     assert (out / "tiny.png").read_bytes().startswith(b"\x89PNG")

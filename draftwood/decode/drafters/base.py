@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from torch import Tensor
 
@@ -12,21 +11,22 @@ from draftwood.cache.registry import kv_pair
 from draftwood.cache.spec import KVSpec
 from draftwood.decode.tree import DraftTree, TreeShape
 from draftwood.models.base import Model
+from draftwood.models.draft_tensors import DraftSource
 
 
 @dataclass(frozen=True)
 class DrafterRequest:
     """What a drafter is made for.
 
-    target: the loaded target, whose token table and head a draft may borrow. path: the draft file or directory, None
-    for drafters without one. dtype: "auto", "float32" or "bfloat16". kv: KV types of the draft's own cache.
+    target: the loaded target, whose token table and head a draft may borrow. source: the draft's facts and weights,
+    None for drafters without any. dtype: "auto", "float32" or "bfloat16". kv: KV types of the draft's own cache.
     causal: in-block causality, "file", "none", "sliding" or "all". block: rows of a block, None for the file's.
     tap_shift: "auto", "0" or "1", what to subtract from the file's target layer numbers. window: how far back a draft's
     layers but the last see, 0 for no window, None for the file's.
     """
 
     target: Model
-    path: Path | None = None
+    source: DraftSource | None = None
     dtype: str = "auto"
     kv: tuple[KVSpec, KVSpec] = field(default_factory=lambda: kv_pair("f32"))
     max_context: int = 4096
@@ -40,10 +40,12 @@ class Drafter(ABC):
     """Proposes a tree of candidates; the target decides every token, so a drafter can only cost time.
 
     name: for reports. wants: target layers whose outputs `observe` is given. block_size: rows of a block of a block
-    draft, None for other drafters. max_depth: deepest candidate it can propose.
+    draft, None for other drafters. max_depth: deepest candidate it can propose. synthetic: whether it guesses with
+    made-up weights.
     """
 
     name: str
+    synthetic: bool = False
     wants: tuple[int, ...] = ()
     block_size: int | None = None
     max_depth: int = 0

@@ -13,7 +13,7 @@ from draftwood.errors import UsageError
 from draftwood.layers.weights import Weights
 from draftwood.models.dflash import DraftContext, DraftModel, build
 from draftwood.models.draft_spec import DraftSpec, fit, read_spec
-from draftwood.models.draft_tensors import DraftTensors, open_source
+from draftwood.models.draft_tensors import DraftTensors
 
 COLDEST = 1e-3
 """Log-probabilities are taken at no lower temperature: far below, all but one token would be impossible."""
@@ -27,6 +27,7 @@ class DFlashDrafter(Drafter):
     def __init__(self, model: DraftModel, context: DraftContext, block_size: int) -> None:
         self.model, self.context, self.spec = model, context, model.spec
         self.wants = model.spec.taps
+        self.synthetic = model.spec.synthetic
         self.block_size: int = block_size
         self.max_depth = block_size - 1
         # Where no row sees the rows after it, a shorter block says the same in the rows that it has.
@@ -135,9 +136,9 @@ def block_rows(spec: DraftSpec, asked: int | None) -> int:
 
 def open_drafter(request: DrafterRequest) -> DFlashDrafter:
     """Load a draft for the request's target; errors as in `models.dflash`, UsageError for its options."""
-    if request.path is None:
+    source = request.source
+    if source is None:
         raise UsageError("A DFlash draft needs a file; give the path of the draft made for the target.")
-    source = open_source(request.path)
     spec = fit(read_spec(source, request.causal, request.tap_shift, request.window), request.target.spec)
     rows = block_rows(spec, request.block)
     weights = Weights(DraftTensors(source), request.target.device, request.dtype, exact=False)

@@ -23,3 +23,8 @@ def silu(x: Tensor) -> Tensor:
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), and x itself above 20 (SPEC-qwen35 2.3), elementwise, float32."""
     return torch.where(x > 20.0, x, torch.log1p(torch.exp(x.clamp(max=20.0))))
+
+
+def silu_gate(gate: Tensor, up: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
+    """silu(gate) * up, elementwise; arithmetic in float32."""
+    return (silu(gate.float()) * up.float()).to(out_dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from draftwood.formats.ggml import BlockType
-from draftwood.kernels.dequant.reference import DEQUANTISERS
+from draftwood.kernels.dequant.reference import weights_of
 
 # Temporaries of a slab take up to 20 bytes a weight; this many weights keep them small beside the output.
 _SLAB_WEIGHTS = 1 << 20
@@ -25,7 +25,7 @@ def dequantise(raw: Tensor, block_type: BlockType) -> Tensor:
             f"{block_type.name} rows are uint8 and a multiple of {block_type.type_size} bytes long, "
             f"not {raw.dtype} and {raw.shape[-1]} long"
         )
-    function = DEQUANTISERS[block_type.name]
+    function = weights_of(block_type.name)
     shape = (*raw.shape[:-1], blocks_per_row * block_type.block_size)
     out = torch.empty(shape, dtype=torch.float32, device=raw.device)
     blocks = raw.reshape(-1, block_type.type_size)

@@ -1,20 +1,39 @@
 """What the bytes of every block type mean, in plain torch operations (README.md beside this file has the
 formulas).
 
-Every function takes blocks uint8 [B, type_size] and returns float32 [B, block_size] on the same device.
-Products and sums are rounded in ggml's order, one float32 operation each, so the results are ggml's bit for
-bit (where ggml's own build fuses a multiplication and a subtraction, Q4_K and Q5_K, they may differ in the
-last place).
+Every function takes blocks uint8 [B, type_size] on any device. Products and sums are rounded in ggml's order, one
+float32 operation each, so the weights are ggml's bit for bit (where ggml's own build fuses a multiplication and a
+subtraction, Q4_K and Q5_K, they may differ in the last place).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_NL4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+NL4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Blocks as whole numbers with scales: a weight is scale * value - minimum, of its group.
+
+    values: float32 [B, block_size], whole numbers from -128 to 127. scale: float32 [B, groups]. minimum: the same, or
+    None for 0.
+    """
+
+    values: Tensor
+    scale: Tensor
+    minimum: Tensor | None = None
+
+    def weights(self) -> Tensor:
+        """float32 [B, block_size]."""
+        groups = self.scale.shape[1]
+        product = self.scale.unsqueeze(-1) * self.values.reshape(len(self.values), groups, -1)
+        return (product if self.minimum is None else product - self.minimum.unsqueeze(-1)).flatten(1)
 
 
 def _float16(blocks: Tensor, at: int) -> Tensor:
@@ -35,7 +54,7 @@ def _split(data: Tensor, groups: int, size: int) -> Tensor:
 
 def _lookup(codes: Tensor) -> Tensor:
     """The IQ4 table at codes 0..15, float32 of the same shape."""
-    table = torch.tensor(_NL4, dtype=torch.float32, device=codes.device)
+    table = torch.tensor(NL4, dtype=torch.float32, device=codes.device)
     return table[codes.int()]
 
 
@@ -62,30 +81,30 @@ def _fifth_bits(data: Tensor) -> Tensor:
     return _fields(data, 1, 8).transpose(-1, -2).flatten(-2) << 4
 
 
-def _q4_0(blocks: Tensor) -> Tensor:
-    return _float16(blocks, 0) * (_nibbles32(blocks[:, 2:]).float() - 8)
+def _q4_0(blocks: Tensor) -> Codes:
+    return Codes(_nibbles32(blocks[:, 2:]).float() - 8, _float16(blocks, 0))
 
 
-def _q4_1(blocks: Tensor) -> Tensor:
-    return _float16(blocks, 0) * _nibbles32(blocks[:, 4:]).float() + _float16(blocks, 2)
+def _q4_1(blocks: Tensor) -> Codes:
+    return Codes(_nibbles32(blocks[:, 4:]).float(), _float16(blocks, 0), -_float16(blocks, 2))
 
 
-def _q5_0(blocks: Tensor) -> Tensor:
+def _q5_0(blocks: Tensor) -> Codes:
     codes = _nibbles32(blocks[:, 6:]) | _fifth_bits(blocks[:, 2:6])
-    return _float16(blocks, 0) * (codes.float() - 16)
+    return Codes(codes.float() - 16, _float16(blocks, 0))
 
 
-def _q5_1(blocks: Tensor) -> Tensor:
+def _q5_1(blocks: Tensor) -> Codes:
     codes = _nibbles32(blocks[:, 8:]) | _fifth_bits(blocks[:, 4:8])
-    return _float16(blocks, 0) * codes.float() + _float16(blocks, 2)
+    return Codes(codes.float(), _float16(blocks, 0), -_float16(blocks, 2))
 
 
-def _q8_0(blocks: Tensor) -> Tensor:
-    return _float16(blocks, 0) * blocks[:, 2:].view(torch.int8).float()
+def _q8_0(blocks: Tensor) -> Codes:
+    return Codes(blocks[:, 2:].view(torch.int8).float(), _float16(blocks, 0))
 
 
-def _iq4_nl(blocks: Tensor) -> Tensor:
-    return _float16(blocks, 0) * _lookup(_nibbles32(blocks[:, 2:]))
+def _iq4_nl(blocks: Tensor) -> Codes:
+    return Codes(_lookup(_nibbles32(blocks[:, 2:])), _float16(blocks, 0))
 
 
 def _pairs128(data: Tensor) -> Tensor:
@@ -93,32 +112,27 @@ def _pairs128(data: Tensor) -> Tensor:
     return _fields(_split(data, 2, 32), 2, 4).flatten(1)
 
 
-def _q2_k(blocks: Tensor) -> Tensor:
+def _q2_k(blocks: Tensor) -> Codes:
     d, dmin = _float16(blocks, 80), _float16(blocks, 82)
     packed = blocks[:, :16]
-    scale = (d * (packed & 15).float()).unsqueeze(-1)
-    minimum = (dmin * (packed >> 4).float()).unsqueeze(-1)
-    codes = _split(_pairs128(blocks[:, 16:80]), 16, 16)
-    return (scale * codes.float() - minimum).flatten(1)
+    return Codes(_pairs128(blocks[:, 16:80]).float(), d * (packed & 15).float(), dmin * (packed >> 4).float())
 
 
-def _q3_k(blocks: Tensor) -> Tensor:
+def _q3_k(blocks: Tensor) -> Codes:
     low = _fields(blocks[:, 96:104], 4, 2).flatten(1)
     high = _fields(blocks[:, 104:108], 2, 4).flatten(1)
     scale = _float16(blocks, 108) * ((low | (high << 4)).float() - 32)
     third = _fields(blocks[:, :32], 1, 8).flatten(1)
     # A set high bit means "do not subtract 4": the code is the 3-bit number minus 4.
-    codes = (_pairs128(blocks[:, 32:96]) | (third << 2)).float() - 4
-    return (scale.unsqueeze(-1) * _split(codes, 16, 16)).flatten(1)
+    return Codes((_pairs128(blocks[:, 32:96]) | (third << 2)).float() - 4, scale)
 
 
 def _scales_and_minima(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Q4_K and Q5_K: d * scale and dmin * min of the eight sub-blocks, float32 [B, 8, 1] each."""
+    """Q4_K and Q5_K: d * scale and dmin * min of the eight sub-blocks, float32 [B, 8] each."""
     first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scale = torch.cat((first & 63, (third & 15) | ((first >> 6) << 4)), dim=1)
     minimum = torch.cat((second & 63, (third >> 4) | ((second >> 6) << 4)), dim=1)
-    d, dmin = _float16(blocks, 0), _float16(blocks, 2)
-    return (d * scale.float()).unsqueeze(-1), (dmin * minimum.float()).unsqueeze(-1)
+    return _float16(blocks, 0) * scale.float(), _float16(blocks, 2) * minimum.float()
 
 
 def _nibbles64(data: Tensor) -> Tensor:
@@ -126,37 +140,29 @@ def _nibbles64(data: Tensor) -> Tensor:
     return _fields(_split(data, 4, 32), 4, 2).flatten(1, 2)
 
 
-def _q4_k(blocks: Tensor) -> Tensor:
-    scale, minimum = _scales_and_minima(blocks)
-    return (scale * _nibbles64(blocks[:, 16:]).float() - minimum).flatten(1)
+def _q4_k(blocks: Tensor) -> Codes:
+    return Codes(_nibbles64(blocks[:, 16:]).flatten(1).float(), *_scales_and_minima(blocks))
 
 
-def _q5_k(blocks: Tensor) -> Tensor:
-    scale, minimum = _scales_and_minima(blocks)
+def _q5_k(blocks: Tensor) -> Codes:
     codes = _nibbles64(blocks[:, 48:]) | (_fields(blocks[:, 16:48], 1, 8) << 4)
-    return (scale * codes.float() - minimum).flatten(1)
+    return Codes(codes.flatten(1).float(), *_scales_and_minima(blocks))
 
 
-def _q6_k(blocks: Tensor) -> Tensor:
+def _q6_k(blocks: Tensor) -> Codes:
     low = _fields(_split(blocks[:, :128], 2, 64), 4, 2).flatten(1)
-    high = _pairs128(blocks[:, 128:192])
-    codes = (low | (high << 4)).float() - 32
-    scale = _float16(blocks, 208) * blocks[:, 192:208].view(torch.int8).float()
-    return (scale.unsqueeze(-1) * _split(codes, 16, 16)).flatten(1)
+    codes = (low | (_pairs128(blocks[:, 128:192]) << 4)).float() - 32
+    return Codes(codes, _float16(blocks, 208) * blocks[:, 192:208].view(torch.int8).float())
 
 
-def _iq4_xs(blocks: Tensor) -> Tensor:
+def _iq4_xs(blocks: Tensor) -> Codes:
     low = _fields(blocks[:, 4:8], 4, 2).transpose(-1, -2).flatten(1)
     high = _fields(blocks[:, 2:4], 2, 4).transpose(-1, -2).flatten(1)
     scale = _float16(blocks, 0) * ((low | (high << 4)).float() - 32)
-    codes = _fields(_split(blocks[:, 8:], 8, 16), 4, 2).flatten(2)
-    return (scale.unsqueeze(-1) * _lookup(codes)).flatten(1)
+    return Codes(_lookup(_fields(_split(blocks[:, 8:], 8, 16), 4, 2).flatten(1)), scale)
 
 
-DEQUANTISERS: dict[str, Callable[[Tensor], Tensor]] = {
-    "F32": _f32,
-    "F16": _f16,
-    "BF16": _bf16,
+CODES: dict[str, Callable[[Tensor], Codes]] = {
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,
     "Q5_0": _q5_0,
@@ -170,4 +176,15 @@ DEQUANTISERS: dict[str, Callable[[Tensor], Tensor]] = {
     "IQ4_NL": _iq4_nl,
     "IQ4_XS": _iq4_xs,
 }
-"""By block type name: blocks uint8 [B, type_size] to float32 [B, block_size]."""
+"""The quantised block types by name: blocks uint8 [B, type_size] as codes."""
+
+FLOATS: dict[str, Callable[[Tensor], Tensor]] = {"F32": _f32, "F16": _f16, "BF16": _bf16}
+"""The others: blocks uint8 [B, type_size] as float32 [B, 1]."""
+
+
+def weights_of(block_type: str) -> Callable[[Tensor], Tensor]:
+    """What turns blocks uint8 [B, type_size] of a type into float32 [B, block_size]."""
+    if block_type in FLOATS:
+        return FLOATS[block_type]
+    codes = CODES[block_type]
+    return lambda blocks: codes(blocks).weights()

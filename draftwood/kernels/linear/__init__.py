@@ -14,8 +14,9 @@ from draftwood.kernels.linear.base import LinearForm, LinearRequest, LinearWeigh
 from draftwood.kernels.linear.floats import BFLOAT16, FLOAT32
 from draftwood.kernels.linear.int4_cpu import INT4_CPU
 from draftwood.kernels.linear.int8_cpu import INT8_CPU
+from draftwood.kernels.linear.packed import PACKED
 
-FORMS: tuple[LinearForm, ...] = (INT8_CPU, INT4_CPU, BFLOAT16, FLOAT32)
+FORMS: tuple[LinearForm, ...] = (PACKED, INT8_CPU, INT4_CPU, BFLOAT16, FLOAT32)
 
 __all__ = ["FORMS", "LinearForm", "LinearRequest", "LinearWeight", "load_linear"]
 

@@ -7,9 +7,15 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x * weight / sqrt(mean(x^2) + eps) over the last axis; x float32 [..., D], weight float32 [D]."""
-    return functional.rms_norm(x, weight.shape, weight, eps)
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out_dtype: torch.dtype = torch.float32) -> Tensor:
+    """x * weight / sqrt(mean(x^2) + eps) over the last axis; x [..., D], weight float32 [D], sums in float32."""
+    return functional.rms_norm(x.float(), weight.shape, weight, eps).to(out_dtype)
+
+
+def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float, out_dtype: torch.dtype = torch.float32) -> Tensor:
+    """Adds y to x in place, then `rms_norm(x)`; x float32 [R, N], y [R, N], weight float32 [N]."""
+    x += y
+    return rms_norm(x, weight, eps, out_dtype)
 
 
 def l2_norm(x: Tensor, eps: float) -> Tensor:

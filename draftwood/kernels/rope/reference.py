@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from draftwood.kernels.norm.reference import rms_norm
+
 
 def frequencies(width: int, base: float, divisors: Tensor | None = None) -> Tensor:
     """Radians a position, float64 [width/2]; `divisors` [width/2] are the optional per-pair factors of a file."""
@@ -38,3 +40,19 @@ def rotate(x: Tensor, turn: Tensor, pairing: str) -> Tensor:
         pairs = torch.complex(*head.chunk(2, -1)) * turn
         turned = torch.cat((pairs.real, pairs.imag), -1)
     return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
+
+
+def rotate_heads(
+    q: Tensor,
+    k: Tensor,
+    turn: Tensor,
+    pairing: str,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 0.0,
+    out_dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """See `draftwood.kernels.rope.load_rotate_heads`."""
+    q = q.float() if q_norm is None else rms_norm(q, q_norm, eps)
+    k = k.float() if k_norm is None else rms_norm(k, k_norm, eps)
+    return rotate(q, turn, pairing).to(out_dtype), rotate(k, turn, pairing).to(out_dtype)

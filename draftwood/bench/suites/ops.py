@@ -1,0 +1,298 @@
+"""Every matrix of a model through the GPU kernels: correct first, then microseconds and shares of what the device can.
+
+A matrix counts with its bytes in the GGUF, whatever its layout in memory moves, over the read bandwidth measured in the
+same run; prefill with 2 x weights operations a token over the matrix rate measured in the same run. Each timing replays
+a captured graph that cycles through distinct copies of a matrix of at least four times the L2.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from draftwood.bench.measure import Sample, sample
+from draftwood.errors import DraftwoodError, UsageError
+from draftwood.formats.ggml import BlockType
+from draftwood.kernels.dequant import dequantise
+from draftwood.kernels.draw import draw
+from draftwood.kernels.linear.packing import STEP, PackedMatrix, pack
+from draftwood.models import known
+
+ROWS = (1, 8, 16, 24, 64)
+PROMPT = 2048
+LARGEST_ERROR = 1e-3
+SMALLEST = 10_000_000
+"""Bytes from which a matrix has to reach a share of its own."""
+
+TOGETHER = (
+    ("attn_q", "attn_k", "attn_v"),
+    ("attn_qkv", "attn_gate", "ssm_alpha", "ssm_beta"),
+    ("ffn_gate", "ffn_up"),
+)
+"""Matrices of a block with one input; neighbours of one block type are one launch, as in `Weights.projection`."""
+
+_COPIED = 300_000_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A matrix as it is launched, and how often the model has it."""
+
+    name: str
+    block_type: BlockType
+    outputs: int
+    inputs: int
+    count: int = 1
+
+    @property
+    def gguf_bytes(self) -> int:
+        """Its bytes in the file."""
+        return self.outputs * self.block_type.row_bytes(self.inputs)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the device did in this run: bytes a second read, and bf16 operations a second in a large product."""
+
+    device: str
+    bandwidth: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class CaseRun:
+    """Microseconds by rows, of the product with rows that are staged already; of a prefill pass; of staging 16 rows."""
+
+    case: Case
+    products: dict[int, Sample]
+    prefill: Sample | None
+    staging: Sample
+
+
+def cases(model: str) -> list[Case]:
+    """The distinct launches of one pass over a known model."""
+    key = known.key_of(model)
+    if key is None:
+        raise UsageError(f"no model {model[:40]!r} is known; the known ones are {', '.join(known.names())}.")
+    # A convolution has two axes as well, but a few taps only.
+    tensors = {
+        name: info for name, info in known.target(key).tensors.items() if len(info.shape) == 2 and info.shape[1] >= STEP
+    }
+    found: dict[tuple[Any, ...], Case] = {}
+    blocks: dict[str, list[str]] = {}
+    for name in tensors:
+        at, _, rest = name.rpartition(".weight")[0].rpartition(".")
+        blocks.setdefault(at, []).append(rest)
+    for at, names in blocks.items():
+        for group in _groups(names):
+            infos = [tensors[f"{at}.{name}.weight" if at else f"{name}.weight"] for name in group]
+            for kind, members in groupby(infos, key=lambda info: info.block_type):
+                run = list(members)
+                if run[0].name.startswith("token_embd") and "output.weight" in tensors:
+                    continue  # looked up, not multiplied
+                shapes = tuple(info.shape for info in run)
+                case = Case(
+                    "+".join(info.name.split(".")[-2] for info in run), kind, sum(n for n, _ in shapes), shapes[0][1]
+                )
+                place = (case.name, kind.name, shapes)
+                found[place] = replace(case, count=found[place].count + 1) if place in found else case
+    return list(found.values())
+
+
+def _groups(names: list[str]) -> Iterator[list[str]]:
+    """Names of one block, those with one input together."""
+    left = list(names)
+    for together in TOGETHER:
+        group = [name for name in together if name in left]
+        if group:
+            yield group
+        left = [name for name in left if name not in group]
+    for name in left:
+        yield [name]
+
+
+def measure_limits() -> Limits:
+    """Read a gigabyte, multiply 8192 x 8192 x 8192 in bf16."""
+    big = torch.randint(0, 100, (1 << 28,), dtype=torch.int32, device="cuda")
+    read = _timed(lambda: [torch.sum(big)], 1)
+    left, right = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    multiply = _timed(lambda: [left @ right], 1)
+    return Limits(torch.cuda.get_device_name(), big.nbytes / read.middle * 1e6, 2 * 8192**3 / multiply.middle * 1e6)
+
+
+def measure(case: Case, rows: tuple[int, ...], prefill: bool, repeats: int) -> CaseRun:
+    """Gates, then times; a DraftwoodError where a gate is red."""
+    from draftwood.kernels.linear import triton
+
+    raw = draw(1, case.block_type, (case.outputs, case.inputs), case.inputs**-0.5, "cuda")
+    matrix = pack(raw, case.block_type, case.inputs)
+    x = torch.randn(PROMPT, case.inputs, device="cuda")
+    _gate(case, raw, matrix, x[:64])
+    del raw
+    copies = [matrix] + [_copy(matrix) for _ in range(max(1, -(-_COPIED // matrix.nbytes)) - 1)]
+    products = {}
+    for count in rows:
+        _, padded = triton.padded_rows(count, triton.tiling_of(x.device))
+        staged = triton.stage(x[:count], matrix.padded[1], padded)
+
+        def run(staged: tuple[Tensor, Tensor] = staged, count: int = count) -> list[Tensor]:
+            return [triton.product(*staged, each, count) for each in copies]
+
+        products[count] = _timed(run, len(copies), repeats)
+    _, padded = triton.padded_rows(16, triton.tiling_of(x.device))
+    staging = _timed(lambda: [triton.stage(x[:16], matrix.padded[1], padded)[0] for _ in range(20)], 20, repeats)
+    whole = _timed(lambda: [triton.prefill(x, matrix)], 1, repeats) if prefill else None
+    return CaseRun(case, products, whole, staging)
+
+
+def _copy(matrix: PackedMatrix) -> PackedMatrix:
+    return replace(
+        matrix,
+        words=matrix.words.clone(),
+        high=None if matrix.high is None else matrix.high.clone(),
+        scales=None if matrix.scales is None else matrix.scales.clone(),
+    )
+
+
+def _gate(case: Case, raw: Tensor, matrix: PackedMatrix, x: Tensor) -> None:
+    """Near the exact product of some outputs, and rows alone as in a full pass."""
+    from draftwood.kernels.linear import triton
+
+    some = torch.arange(0, case.outputs, max(1, case.outputs // 2048), device="cuda")
+    exact = x.double() @ dequantise(raw[some], case.block_type).double().T
+    made = triton.decode(x, matrix)
+    error = float((made[:, some].double() - exact).norm() / exact.norm())
+    if not error <= LARGEST_ERROR:
+        raise DraftwoodError(
+            f"{case.name} is off by {error:.1e}, at most {LARGEST_ERROR:.0e} was expected; no speed is shown."
+        )
+    for count in (1, 9, 23):
+        if not torch.equal(triton.decode(x[64 - count :].clone(), matrix), made[64 - count :]):
+            raise DraftwoodError(f"{case.name}: {count} rows have other bits than 64; no speed is shown.")
+
+
+def _timed(function: Callable[[], list[Tensor]], calls: int, repeats: int = 9) -> Sample:
+    """Microseconds a call: `function` makes so many, and is replayed as a captured graph."""
+    function()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = function()
+    graph.replay()
+    times = []
+    for _ in range(repeats):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) * 1000 / calls)
+    del kept
+    return sample(times)
+
+
+def total_microseconds(runs: list[CaseRun], rows: int) -> float:
+    """One pass over all matrices."""
+    return sum(run.case.count * run.products[rows].middle for run in runs)
+
+
+def share(runs: list[CaseRun], rows: int, limits: Limits) -> float:
+    """Percent of the read bandwidth, in GGUF bytes, over all matrices."""
+    total = sum(run.case.count * run.case.gguf_bytes for run in runs)
+    return 100 * total / total_microseconds(runs, rows) * 1e6 / limits.bandwidth
+
+
+def prefill_share(runs: list[CaseRun], limits: Limits) -> float:
+    """Percent of the matrix rate over the matrices that every prompt token goes through."""
+    timed = [run for run in runs if run.prefill is not None]
+    work = sum(2 * run.case.count * run.case.outputs * run.case.inputs * PROMPT for run in timed)
+    took = sum(run.case.count * run.prefill.middle for run in timed if run.prefill is not None)
+    return 100 * work / took * 1e6 / limits.rate if took else 0.0
+
+
+def is_head(case: Case) -> bool:
+    """Whether it is the head, which a prompt needs for its last token only."""
+    return case.name in ("output", "token_embd")
+
+
+def table(runs: list[CaseRun], rows: tuple[int, ...], limits: Limits) -> list[str]:
+    """Matrices down; microseconds and percent of the read bandwidth by rows, prefill in percent of the matrix rate."""
+    head = f"{'matrix':<34}{'type':>6}{'shape':>15}{'MB':>7}{'times':>6}"
+    lines = [head + "".join(f"{f'{n} rows':>15}" for n in rows) + f"{'prefill':>9}"]
+    lines.append("-" * len(lines[0]))
+    for run in runs:
+        case = run.case
+        cells = "".join(
+            f"{f'{run.products[n].middle:.1f} us {_percent(case, run.products[n], limits):.0f} %':>15}" for n in rows
+        )
+        rate = "" if run.prefill is None else f"{prefill_share([run], limits):.0f} %"
+        facts = f"{case.block_type.name:>6}{f'{case.outputs}x{case.inputs}':>15}{case.gguf_bytes / 1e6:>7.1f}"
+        lines.append(f"{case.name:<34}{facts}{case.count:>6}{cells}{rate:>9}")
+    lines.append("-" * len(lines[0]))
+    cells = "".join(
+        f"{f'{total_microseconds(runs, n) / 1000:.2f} ms {share(runs, n, limits):.0f} %':>15}" for n in rows
+    )
+    lines.append(f"{'one pass over all':<68}{cells}{prefill_share(runs, limits):>7.0f} %")
+    widest = max(run.products[n].spread_percent for run in runs for n in rows)
+    lines.append(f"percent of the read bandwidth in GGUF bytes; widest spread of a median {widest:.0f} %")
+    return lines
+
+
+def _percent(case: Case, took: Sample, limits: Limits) -> float:
+    return 100 * case.gguf_bytes / took.middle * 1e6 / limits.bandwidth
+
+
+def conditions(limits: Limits, model: str, commit: str, repeats: int) -> list[str]:
+    """The lines that make the numbers below them mean something."""
+    return [
+        f"synthetic {model}: random weights in its shapes and block types",
+        f"device {limits.device}, reads {limits.bandwidth / 1e12:.2f} TB/s, "
+        f"bf16 products {limits.rate / 1e12:.0f} TFLOP/s",
+        f"draftwood {commit}, torch {torch.__version__}, {repeats} replays each, {time.strftime('%Y-%m-%d')}",
+    ]
+
+
+def as_json(
+    runs: list[CaseRun], rows: tuple[int, ...], limits: Limits, model: str, commit: str, repeats: int
+) -> dict[str, Any]:
+    """The whole measurement for programs."""
+    return {
+        "bench": "ops",
+        "model": f"synthetic:{model}",
+        "device": limits.device,
+        "commit": commit,
+        "repeats": repeats,
+        "read_bytes_per_second": round(limits.bandwidth),
+        "bf16_operations_per_second": round(limits.rate),
+        "pass": {
+            str(n): {
+                "microseconds": round(total_microseconds(runs, n), 1),
+                "share_percent": round(share(runs, n, limits), 1),
+            }
+            for n in rows
+        },
+        "prefill_share_percent": round(prefill_share(runs, limits), 1),
+        "matrices": [
+            {
+                "name": run.case.name,
+                "type": run.case.block_type.name,
+                "outputs": run.case.outputs,
+                "inputs": run.case.inputs,
+                "count": run.case.count,
+                "gguf_bytes": run.case.gguf_bytes,
+                "microseconds": {str(n): round(s.middle, 2) for n, s in run.products.items()},
+                "spread_percent": {str(n): round(s.spread_percent, 1) for n, s in run.products.items()},
+                "share_percent": {str(n): round(_percent(run.case, s, limits), 1) for n, s in run.products.items()},
+                "staging_microseconds": round(run.staging.middle, 2),
+                "prefill_microseconds": None if run.prefill is None else round(run.prefill.middle, 1),
+                "prefill_share_percent": None if run.prefill is None else round(prefill_share([run], limits), 1),
+            }
+            for run in runs
+        ],
+    }

@@ -1,0 +1,218 @@
+"""A quantised matrix in the order in which the GPU kernels read it (README.md beside this file has a picture).
+
+Blocks of 32 outputs x 128 inputs. Lane (g, t) of a matrix instruction owns output g and the inputs 32 t .. 32 t + 31
+of the block: its codes are `words` consecutive int32, its scales lie beside those of its neighbours. Inputs are
+permuted to match: position 8 m + 2 t + h of a block of 128 is input 32 t + 2 m + h (m 0..15, h 0..1), see `permuted`.
+
+Letters: N outputs padded to OUTPUTS, K inputs padded to STEP, S = K / STEP steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from draftwood.formats.ggml import BlockType
+from draftwood.kernels.dequant.reference import CODES, FLOATS
+
+OUTPUTS = 128
+"""Outputs of a tile: one program works on that many at once."""
+
+STEP = 128
+"""Inputs of a step along K."""
+
+_BLOCK = 32
+"""Outputs of a block in memory, and inputs of a lane."""
+
+_SLAB_WEIGHTS = 1 << 23
+"""Weights that are packed at once: temporaries take about 30 bytes each."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How codes and scales of a matrix are kept.
+
+    A weight is scale * (code - offset). Where the type has minima the weight of code `offset` is added, which rounds
+    finer than that of code 0. bits: of a code, 4, 5, 6 or 8; 16 stands for halves without scales. group: weights that
+    share a scale, 32 or 16. minimum: whether the type has minima. offset: 0 to 128.
+    """
+
+    bits: int
+    group: int = 32
+    minimum: bool = False
+    offset: int = 0
+
+    @property
+    def words(self) -> int:
+        """int32 a lane of low parts: 4 bits of a code each, or 8, or 16."""
+        return {8: 8, 16: 16}.get(self.bits, 4)
+
+    @property
+    def high_words(self) -> int:
+        """int32 a lane of what 4 bits do not hold."""
+        return {5: 1, 6: 2}.get(self.bits, 0)
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes a lane of scales and offsets."""
+        return 0 if self.bits == 16 else 2 * (_BLOCK // self.group) * (2 if self.minimum else 1)
+
+    @property
+    def bits_a_weight(self) -> float:
+        """Bits in memory of one weight, scales included."""
+        return (32 * (self.words + self.high_words) + 8 * self.scale_bytes) / _BLOCK
+
+
+LAYOUTS: dict[str, Layout] = {
+    "Q4_0": Layout(4, offset=8),
+    "Q4_1": Layout(4, minimum=True, offset=8),
+    "Q4_K": Layout(4, minimum=True, offset=8),
+    "Q2_K": Layout(4, group=16, minimum=True, offset=2),
+    "Q3_K": Layout(4, group=16, offset=4),
+    "Q5_0": Layout(5, offset=16),
+    "Q5_1": Layout(5, minimum=True, offset=16),
+    "Q5_K": Layout(5, minimum=True, offset=16),
+    "Q6_K": Layout(6, group=16, offset=32),
+    "Q8_0": Layout(8, offset=128),
+    "IQ4_NL": Layout(8, offset=128),
+    "IQ4_XS": Layout(8, offset=128),
+    "F32": Layout(16),
+    "F16": Layout(16),
+    "BF16": Layout(16),
+}
+"""By block type. Q2_K, Q3_K, IQ4_NL and IQ4_XS are re-expressed in wider codes, which loses nothing."""
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A matrix in its layout.
+
+    words: int32 [N/32, S, 32, 4, words]. high: int32 [N/32, S, 32, 4, high_words] or None. scales: int16
+    [N/32, S, 32, 4, scale_bytes / 2], halves by group, each followed by what is added in a type with minima;
+    None for halves.
+    factor: float32 [N], powers of two that outputs are multiplied by. out_features, in_features: without padding.
+    """
+
+    layout: Layout
+    out_features: int
+    in_features: int
+    words: Tensor
+    high: Tensor | None
+    scales: Tensor | None
+    factor: Tensor
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """N and K."""
+        return len(self.factor), self.words.shape[1] * STEP
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return sum(each.nbytes for each in (self.words, self.high, self.scales, self.factor) if each is not None)
+
+
+def pack(raw: Tensor, block_type: BlockType, in_features: int) -> PackedMatrix:
+    """A matrix from its GGUF bytes, uint8 [rows, row bytes], on their device.
+
+    Scales become halves, each off by 2**-11 at most, around a power of two a row that keeps them normal numbers.
+    """
+    rows, layout = len(raw), LAYOUTS[block_type.name]
+    outputs, steps = -(-rows // OUTPUTS) * OUTPUTS, -(-in_features // STEP)
+
+    def room(count: int, dtype: torch.dtype) -> Tensor | None:
+        shape = (outputs // _BLOCK, steps, _BLOCK, 4, count)
+        return torch.zeros(shape, dtype=dtype, device=raw.device) if count else None
+
+    words, high = room(layout.words, torch.int32), room(layout.high_words, torch.int32)
+    scales = room(layout.scale_bytes // 2, torch.int16)
+    factor = torch.ones(outputs, device=raw.device)
+    slab = max(1, _SLAB_WEIGHTS // in_features // _BLOCK) * _BLOCK
+    for first in range(0, rows, slab):
+        part = _pad(raw[first : first + slab].contiguous(), _BLOCK, 0)
+        inside = slice(first // _BLOCK, (first + len(part)) // _BLOCK)
+        packed = _floats(part, block_type) if layout.bits == 16 else _codes(part, block_type, layout)
+        factor[first : first + len(part)] = packed[-1]
+        for whole, piece in zip((words, high, scales), packed[:-1], strict=True):
+            if whole is not None and piece is not None:
+                whole[inside] = piece
+    if words is None:
+        raise ValueError(f"{block_type.name} has no codes")
+    return PackedMatrix(layout, rows, in_features, words, high, scales, factor)
+
+
+def permuted(x: Tensor) -> Tensor:
+    """Inputs [..., K], K a multiple of STEP, in the order of the layout."""
+    lanes: Tensor = x.unflatten(-1, (-1, 4, 16, 2))
+    return lanes.transpose(-2, -3).flatten(-4)
+
+
+Packed = tuple[Tensor, Tensor | None, Tensor | None, Tensor]
+"""Words, high words and scales of some rows [rows / 32, S, 32, 4, n], and the rows' factors [rows]."""
+
+
+def _pad(x: Tensor, multiple: int, axis: int) -> Tensor:
+    """Zeros behind an axis, up to a multiple."""
+    missing = -x.shape[axis] % multiple
+    return torch.cat((x, x.new_zeros(*x.shape[:axis], missing, *x.shape[axis + 1 :])), axis) if missing else x
+
+
+def _lanes(values: Tensor) -> Tensor:
+    """[rows, 128 S] as what each lane owns: [rows / 32, S, 32, 4, 32]."""
+    blocks: Tensor = values.unflatten(0, (-1, _BLOCK)).unflatten(-1, (-1, 4, _BLOCK))
+    return blocks.transpose(1, 2)
+
+
+def _floats(raw: Tensor, block_type: BlockType) -> Packed:
+    weights = _pad(FLOATS[block_type.name](raw.reshape(-1, block_type.type_size)).view(len(raw), -1), STEP, 1)
+    factor = _power_above(weights.abs().amax(1), 15)
+    halves = (weights / factor.unsqueeze(1)).half()
+    return _lanes(halves).contiguous().view(torch.int32), None, None, factor
+
+
+def _codes(raw: Tensor, block_type: BlockType, layout: Layout) -> Packed:
+    rows = len(raw)
+    codes = CODES[block_type.name](raw.reshape(-1, block_type.type_size))
+    values = codes.values if layout.minimum else codes.values + layout.offset
+    stored = _lanes(_pad(values.view(rows, -1), STEP, 1)).to(torch.uint8).unflatten(-1, (-1, 2))
+    kinds = [codes.scale] if codes.minimum is None else [codes.scale, layout.offset * codes.scale - codes.minimum]
+    kinds = [_pad(kind.view(rows, -1), STEP // layout.group, 1) for kind in kinds]
+    # At most 2**8, so that a scale times a code of 8 bits stays a half.
+    factor = _power_above(torch.stack(kinds).abs().amax((0, 2)), 8)
+    halves = (torch.stack(kinds, -1) / factor.view(-1, 1, 1)).half().flatten(1)
+    groups = halves.unflatten(0, (-1, _BLOCK)).unflatten(-1, (-1, 4, layout.scale_bytes // 2)).transpose(1, 2)
+    return _words(stored, layout.bits), _high(stored, layout.bits), groups.contiguous().view(torch.int16), factor
+
+
+def _power_above(largest: Tensor, exponent: int) -> Tensor:
+    """Powers of two that divide numbers so that the largest comes under 2**exponent; 1 where it is 0."""
+    power = torch.exp2(torch.ceil(torch.log2(largest)) - exponent)
+    return torch.where(largest > 0, power, 1.0)
+
+
+def _words(stored: Tensor, bits: int) -> Tensor:
+    """Low parts of codes uint8 [..., 16 (m), 2 (h)].
+
+    4 bits: pair P of the four of a word has its codes at bits 4 P (h = 0) and 16 + 4 P. 8 bits: two pairs a word, at
+    bits 8 P and 16 + 8 P.
+    """
+    width = 8 if bits == 8 else 4
+    pairs = (stored & ((1 << width) - 1)).int().unflatten(-2, (-1, 16 // width))
+    places = torch.arange(0, 16, width, dtype=torch.int32, device=stored.device).unsqueeze(1)
+    places = places + torch.tensor((0, 16), dtype=torch.int32, device=stored.device)
+    words: Tensor = (pairs << places).sum((-1, -2), dtype=torch.int32)
+    return words
+
+
+def _high(stored: Tensor, bits: int) -> Tensor | None:
+    """What 4 bits do not hold: pair m of a high word at bits w m and 16 + w m, w = 1 (16 pairs a word) or 2 (8)."""
+    if bits not in (5, 6):
+        return None
+    width = bits - 4
+    pairs = (stored >> 4).int().unflatten(-2, (-1, 16 // width))
+    places = torch.arange(0, 16, width, dtype=torch.int32, device=stored.device).unsqueeze(1)
+    places = places + torch.tensor((0, 16), dtype=torch.int32, device=stored.device)
+    words: Tensor = (pairs << places).sum((-1, -2), dtype=torch.int32)
+    return words

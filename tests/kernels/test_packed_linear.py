@@ -1,0 +1,203 @@
+"""The GPU form of a matrix: packing loses nothing, products are near the exact ones, rows are alone, every target
+compiles it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from draftwood.formats.ggml import BLOCK_TYPES
+from draftwood.kernels.dequant import dequantise
+from draftwood.kernels.draw import draw
+from draftwood.kernels.linear import LinearRequest
+from draftwood.kernels.linear.packed import PACKED
+from draftwood.kernels.linear.packing import LAYOUTS, pack, permuted
+from tests.kernels.compiling import compile_cases, compile_kernel
+from tests.kernels.interpreting import run_interpreted
+from tests.kernels.rows import assert_rows_are_alone, poisoned
+
+LARGEST_ERROR = 1e-3
+"""Relative L2 against float64 on the dequantised weights (issue: fp16 operands)."""
+
+
+def matrix(block_type: str, rows: int, width: int, device: str) -> torch.Tensor:
+    return draw(7, BLOCK_TYPES[block_type], (rows, width), 0.02, device)
+
+
+def check(block_type: str, rows: int, width: int, counts: tuple[int, ...], device: str) -> None:
+    """Decode and prefill against float64, with one value of 3e5 in the third row and a row of zeros."""
+    from draftwood.kernels.linear import triton
+
+    raw = matrix(block_type, rows, width, device)
+    exact = dequantise(raw, BLOCK_TYPES[block_type]).double()
+    packed = pack(raw, BLOCK_TYPES[block_type], width)
+    x = torch.randn(max(counts), width, generator=torch.Generator().manual_seed(1)).to(device)
+    if len(x) > 3:
+        x[2, 5], x[3] = 3e5, 0
+    wanted = x.double() @ exact.T
+    for count in counts:
+        with poisoned():
+            made = [triton.decode(x[:count].contiguous(), packed)] if count <= 64 else []
+            made.append(triton.prefill(x[:count].contiguous(), packed))
+        for out in made:
+            assert out.shape == (count, rows)
+            error = (out.double() - wanted[:count]).norm(dim=1) / wanted[:count].norm(dim=1).clamp_min(1e-9)
+            assert error.max() <= LARGEST_ERROR, f"{block_type} {count} rows: {error.max():.1e}"
+
+
+@pytest.mark.parametrize("block_type", LAYOUTS)
+def test_packing_keeps_the_codes(block_type: str) -> None:
+    """The layout undone by its description gives the dequantised weights, but for the rounding of scales."""
+    kind, layout = BLOCK_TYPES[block_type], LAYOUTS[block_type]
+    width = 768 if kind.block_size == 256 else 288
+    raw = matrix(block_type, 40, width, "cpu")
+    packed = pack(raw, kind, width)
+    n, k = packed.padded
+    assert (n, k) == (128, 768 if kind.block_size == 256 else 384)
+    words = packed.words.long() & 0xFFFFFFFF
+    weights = torch.empty(n, k)
+    for m in range(16):
+        for h in (0, 1):
+            if layout.bits == 16:
+                code = ((words[..., m] >> 16 * h) & 0xFFFF).to(torch.int16).view(torch.float16).float()
+            else:
+                pairs = 2 if layout.bits == 8 else 4
+                width_of = 16 // pairs
+                code = (words[..., m // pairs] >> (width_of * (m % pairs) + 16 * h)) & ((1 << width_of) - 1)
+                if packed.high is not None:
+                    extra = layout.bits - 4
+                    word = packed.high.long()[..., m * extra // 16]
+                    code = code | ((word >> (m * extra % 16 + 16 * h)) & ((1 << extra) - 1)) << 4
+                assert packed.scales is not None
+                scales = packed.scales.view(torch.float16).float().unflatten(-1, (32 // layout.group, -1))
+                group = scales[..., (2 * m + h) // layout.group, :]
+                code = (code - layout.offset).float() * group[..., 0] + (group[..., 1] if layout.minimum else 0)
+            for t in range(4):
+                weights.view(n // 32, 32, k // 128, 128)[..., 32 * t + 2 * m + h] = code[..., t].transpose(1, 2)
+    weights = weights * packed.factor.unsqueeze(1)
+    exact = dequantise(raw, kind)
+    # A half is off by 2**-11 at most.
+    assert (weights[:40, :width] - exact).norm() <= 3e-4 * exact.norm()
+    assert not weights[:, width:].any() or layout.offset or layout.minimum
+    assert packed.nbytes == n * k * layout.bits_a_weight / 8 + 4 * n
+
+
+def test_permuted_inputs() -> None:
+    x = torch.arange(256).view(1, 256)
+    out = permuted(x)[0]
+    for m in range(16):
+        for t in range(4):
+            for h in (0, 1):
+                assert out[128 + 8 * m + 2 * t + h] == 128 + 32 * t + 2 * m + h
+
+
+@pytest.mark.parametrize(
+    "types", [("Q4_K", "Q6_K"), ("Q5_K", "Q8_0"), ("Q4_0", "Q3_K"), ("Q2_K", "Q5_0"), ("F16", "IQ4_XS")]
+)
+def test_interpreted(types: tuple[str, ...]) -> None:
+    calls = [f"check({name!r}, 130, 256, (1, 9, 70), 'cpu')" for name in types]
+    run_interpreted("tests.kernels.test_packed_linear", "; ".join(calls))
+
+
+def test_what_it_can_run() -> None:
+    kind = BLOCK_TYPES["Q4_K"]
+    assert PACKED.can_run(LinearRequest(kind, 256, 256, "cpu", "auto"))
+    assert PACKED.can_run(LinearRequest(kind, 256, 256, "cuda", "bfloat16"))
+    pytest.importorskip("triton")
+    assert PACKED.can_run(LinearRequest(kind, 256, 256, "cuda", "auto")) is None
+
+
+SHAPES = [(34816, 5120), (5120, 17408), (12288, 5120), (5120, 6144), (1024, 5120), (576, 576), (130, 1536)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("block_type", LAYOUTS)
+def test_on_a_gpu(block_type: str, gpu: Any) -> None:
+    """Errors and rows, also behind a captured pass of another number of rows."""
+    from draftwood.kernels.linear import triton
+
+    for rows, width in SHAPES:
+        if width % BLOCK_TYPES[block_type].block_size:
+            continue
+        check(block_type, rows, width, (1, 16, 64, 200), "cuda")
+        packed = pack(matrix(block_type, rows, width, "cuda"), BLOCK_TYPES[block_type], width)
+        x = torch.randn(64, width, device="cuda")
+        assert_rows_are_alone(lambda x, packed=packed: triton.decode(x, packed), x)
+        assert torch.equal(triton.decode(x, packed), triton.decode(x, packed))
+        long = torch.randn(448, width, device="cuda")
+        whole = triton.prefill(long, packed)
+        for first, last in ((0, 64), (0, 192), (64, 128), (192, 448)):
+            assert torch.equal(triton.prefill(long[first:last].clone(), packed), whole[first:last])
+
+
+CASES = {
+    f"{name} at {rows} rows": (name, rows)
+    for name in ("Q4_K", "Q6_K", "Q5_K", "Q8_0", "Q5_0", "Q4_0", "Q2_K", "Q3_K", "F16")
+    for rows in (16, 8, 64)
+}
+POINTERS = {"p_words": torch.int32, "p_high": torch.int32, "p_table": torch.int32}
+
+
+def layout_arguments(name: str, outputs: int, assembly: bool) -> dict[str, Any]:
+    layout = LAYOUTS[name]
+    return POINTERS | {
+        "p_scales": torch.int32 if layout.scale_bytes > 2 else torch.int16,
+        "OUTPUTS": outputs, "BITS": layout.bits, "GROUP": layout.group, "MINIMUM": layout.minimum,
+        "OFFSET": layout.offset, "ASSEMBLY": assembly,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "case"), compile_cases(*CASES))
+def test_decode_compiles(target: str, case: str) -> None:
+    from draftwood.kernels.linear import triton
+
+    name, rows = CASES[case]
+    assembly = target.startswith("sm_")
+    tiling = triton.NVIDIA if assembly else triton.AMD
+    tiles, _ = triton.padded_rows(rows, tiling)
+    arguments = layout_arguments(name, tiling.outputs, assembly)
+    arguments |= {"p_x": torch.float16, "p_parts": torch.float32, "N": 34816, "K": 5120, "P": 396, "TILES": tiles}
+    made = compile_kernel(triton._decode, target, arguments | {"ROWS": tiling.rows}, **tiling.options(LAYOUTS[name]))
+    # What does not fit at 64 rows is put aside before the loop and fetched behind it.
+    made.check(matrix=True, spilled=128 if assembly and rows == 64 else 0)
+    if assembly:
+        assert "wgmma" not in made.asm, "another matrix instruction, whose bits differ"
+        loop = made.ttgir[made.ttgir.index("scf.for") :]
+        assert "convert_layout" not in loop[: loop.index("scf.yield")], "the operand is converted in the loop"
+        assert "local_store" not in made.ttgir, "the operand goes through shared memory"
+
+
+@pytest.mark.parametrize(("target", "case"), compile_cases("expand", "prefill", "stage", "add parts"))
+def test_the_others_compile(target: str, case: str) -> None:
+    from draftwood.kernels.linear import triton
+
+    f16, f32 = torch.float16, torch.float32
+    expand = layout_arguments("Q4_K", 128, target.startswith("sm_")) | {"p_out": f16, "K": 5120, "TILE0": 4}
+    sums = {"p_parts": f32, "p_x_factor": f32, "p_factor": f32, "p_out": f32, "N": 34816, "K": 5120, "P": 396}
+    product = {"p_x": f16, "p_w": f16, "p_x_factor": f32, "p_factor": f32, "p_out": f32, "T": 2048, "K": 5120}
+    kernel, arguments, options = {
+        "expand": (triton._expand, expand, {"num_warps": 8}),
+        "prefill": (
+            triton._prefill,
+            product | {"REAL": 5120, "OUT_STRIDE": 5120} | triton._PREFILL,
+            {"num_warps": 8, "num_stages": 3},
+        ),
+        "stage": (
+            triton._stage,
+            {
+                "p_x": f32,
+                "p_out": f16,
+                "p_factor": f32,
+                "rows": 5,
+                "REAL": 576,
+                "X_STRIDE": 576,
+                "K": 640,
+                "CHUNK": 2048,
+            },
+            {"num_warps": 4},
+        ),
+        "add parts": (triton._add_parts, sums | {"REAL": 34816, "TILE_ROWS": 16, "OUTPUTS": 128}, {"num_warps": 2}),
+    }[case]
+    compile_kernel(kernel, target, arguments, **options).check(matrix=case == "prefill")
