@@ -160,7 +160,7 @@ from draftwood.cli.main import main
 for name in sys.argv[1:]:
     assert main([*name.split(), "--help"]) == 0
 """
-    commands = ("", "run", "chat", "pull", "bench", "bench he", "doctor", "demo", "plan", "synth", "train")
+    commands = ("", "run", "chat", "pull", "bench", "bench he", "bench kv", "doctor", "demo", "plan", "synth", "train")
     shown = without_torch(code, *commands)
     assert shown.count("Usage: draftwood") == len(commands)
 

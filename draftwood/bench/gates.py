@@ -1,6 +1,7 @@
 """What must hold before a speed is worth showing.
 
 - Every method gives the same token ids, each time it runs. Otherwise the gate is red and no speed is shown.
+- The KV type that others are compared with does not differ from itself, by the least bit.
 - An answer that has degenerated into repetition is flagged wherever its numbers appear: repetition is easy to
   draft, so it makes acceptance look better than it is.
 """
@@ -47,4 +48,13 @@ def require_identical(differences: Sequence[str]) -> None:
         raise DraftwoodError(
             f"the methods' tokens differ in {len(differences)} runs ({differences[0]}), so no speed is "
             "shown; please report the lines above, exact output is draftwood's first promise."
+        )
+
+
+def require_no_divergence(name: str, worst: float) -> None:
+    """The gate of comparisons with KV type `name`: a DraftwoodError unless it diverges from itself by 0 nats."""
+    if worst != 0:
+        raise DraftwoodError(
+            f"reading the same text twice over KV type {name} gave odds {worst:.1e} nats apart, so no figure is shown; "
+            "two readings must give the same bits, please report this."
         )

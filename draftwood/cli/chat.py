@@ -42,6 +42,7 @@ def chat(
     cache_type_v: options.ValueTypeOption = None,
     draft_type_k: options.DraftKeyTypeOption = None,
     draft_type_v: options.DraftValueTypeOption = None,
+    draft_swa: options.DraftWindowOption = None,
     temp: options.TemperatureOption = 0.0,
     seed: options.SeedOption = 0,
     device: options.DeviceOption = options.DeviceName.auto,
@@ -55,8 +56,17 @@ def chat(
     from draftwood.decode.params import SamplingParams
 
     params = SamplingParams(max_tokens=max_tokens, temperature=temp, seed=seed)
-    kv, draft_kv = (cache_type_k, cache_type_v), (draft_type_k, draft_type_v)
-    engine = open_engine(target, draft_for(target, draft), kv, draft_kv, max_ctx, device, dtype, threads=threads)
+    engine = open_engine(
+        target,
+        draft_for(target, draft),
+        (cache_type_k, cache_type_v),
+        (draft_type_k, draft_type_v),
+        max_ctx,
+        device,
+        dtype,
+        threads=threads,
+        draft_window=draft_swa,
+    )
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     encode_messages(engine, [*opening, {"role": "user", "content": ""}])  # no template: say so before the first line
     facts = engine.describe()

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from draftwood.cli.options import DEFAULT_CONTEXT
+from draftwood.cli.options import AUTO, DEFAULT_CONTEXT
 from draftwood.cli.terminal import note, waiting
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def open_engine(
     draft: str | None = None,
     kv: KVFlags = (None, None),
     draft_kv: KVFlags = (None, None),
-    max_context: int = DEFAULT_CONTEXT,
+    max_context: int | str = DEFAULT_CONTEXT,
     device: str = "auto",
     dtype: str = "auto",
     spinner: bool = True,
@@ -29,7 +29,8 @@ def open_engine(
 ) -> Engine:
     """Fetch what is named and not here, then load it; `others` are fields of `EngineConfig`.
 
-    A setting that is None is left to the engine. `spinner` is for callers that draw nothing on stderr themselves.
+    A setting that is None is left to the engine. max_context: a number of tokens, or "auto". `spinner` is for callers
+    that draw nothing on stderr themselves.
     """
     settings = {"kv": kv_name(*kv), "draft_kv": kv_name(*draft_kv), **others}
     from draftwood.engine.sources import located
@@ -42,7 +43,7 @@ def open_engine(
         engine = Engine.load(
             target=target,
             draft=draft_name,
-            max_context=max_context,
+            max_context=max_context if max_context == AUTO else int(max_context),
             device=device,
             dtype=dtype,
             **{name: value for name, value in settings.items() if value is not None},

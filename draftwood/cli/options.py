@@ -12,7 +12,9 @@ from draftwood.cache.registry import names
 from draftwood.errors import UsageError
 
 MAX_BUDGET = 63
-DEFAULT_CONTEXT = 4096
+AUTO = "auto"
+_MOST_DIGITS = 9
+DEFAULT_CONTEXT = "4096"
 
 
 class MethodName(StrEnum):
@@ -71,6 +73,16 @@ def within(flag: str, low: int, high: int | None = None) -> Callable[[int | None
     return check
 
 
+def context(text: str) -> str:
+    """The value of --max-ctx, checked: a number of tokens, or "auto"."""
+    plain = text.strip().lower()
+    if plain != AUTO:
+        if not plain.isascii() or not plain.isdigit() or len(plain) > _MOST_DIGITS:
+            raise UsageError(f"--max-ctx is {text[:40]!r}, but must be a number of tokens, or auto.")
+        within("--max-ctx", 2)(int(plain))
+    return plain
+
+
 def window(text: str) -> int:
     """The value of --draft-swa: a number of tokens, or "off" and 0 for no window."""
     if text.strip().lower() == "off":
@@ -107,12 +119,12 @@ DefaultDraftOption = Annotated[
     ),
 ]
 ContextOption = Annotated[
-    int,
+    str,
     typer.Option(
         "--max-ctx",
-        callback=within("--max-ctx", 2),
+        callback=context,
         metavar="N",
-        help="Tokens of prompt and answer together, at most.",
+        help="Tokens of prompt and answer together, at most; auto takes as many as the memory allows.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -154,6 +166,16 @@ DraftValueTypeOption = Annotated[
         metavar="T",
         help="How the draft model's own values are kept; as its keys if left out.",
         rich_help_panel=MACHINE,
+    ),
+]
+DraftWindowOption = Annotated[
+    int | None,
+    typer.Option(
+        "--draft-swa",
+        parser=window,
+        metavar="N",
+        help="How many tokens back all of a draft's layers but the last see, or off; what its file says if left out.",
+        rich_help_panel=DRAFTING,
     ),
 ]
 DeviceOption = Annotated[

@@ -68,6 +68,7 @@ def plan(
     cache_type_v: options.ValueTypeOption = None,
     draft_type_k: options.DraftKeyTypeOption = None,
     draft_type_v: options.DraftValueTypeOption = None,
+    draft_swa: options.DraftWindowOption = None,
     sizes: Annotated[
         SizesName, typer.Option("--sizes", help="Plan draftwood's memory, or the reference system's.")
     ] = SizesName.ours,
@@ -88,7 +89,7 @@ def plan(
     machine = _machine(card, vram)
     question = Question(
         target,
-        _drafts(draft, target),
+        _drafts(draft, target, draft_swa),
         machine.card,
         machine.memory,
         machine.limit,
@@ -109,9 +110,9 @@ def plan(
         plain([json_line(made)])
         return
     console = output()
-    plain([*heading(made, console.width), ""])
+    plain(heading(made, console.width))
     console.print(table(made, console), markup=False)
-    plain(["", *details(made, console.width)])
+    plain(details(made, console.width))
 
 
 def _kv(key: str | None, value: str | None) -> KVPair | None:
@@ -180,17 +181,23 @@ def _target(model: str) -> Target:
     return inventory.target_of_file(Path(model))
 
 
-def _drafts(draft: str | None, target: Target) -> tuple[Draft | None, ...]:
+def _drafts(draft: str | None, target: Target, window: int | None) -> tuple[Draft | None, ...]:
     """The drafts to weigh: one that was named, else those that are known for the target, else none."""
     from draftwood.models import known
     from draftwood.planner import inventory
 
     if draft is None:
-        return tuple(inventory.known_drafts(target)) or (None,)
-    if draft.strip().lower() == _NONE:
-        return (None,)
-    if known.is_synthetic(draft):
-        return (inventory.synthetic_draft(draft, target),)
-    if Path(draft).exists():
-        return (inventory.draft_of_file(Path(draft), target),)
-    return (inventory.named_draft(draft, target),)
+        found = inventory.known_drafts(target)
+    elif draft.strip().lower() == _NONE:
+        found = []
+    elif known.is_synthetic(draft):
+        found = [inventory.synthetic_draft(draft, target)]
+    elif Path(draft).exists():
+        found = [inventory.draft_of_file(Path(draft), target)]
+    else:
+        found = [inventory.named_draft(draft, target)]
+    if window is None:
+        return tuple(found) or (None,)
+    if not found:
+        raise UsageError("--draft-swa is given, but there is no draft to plan; name one with --draft, or leave it out.")
+    return tuple(inventory.windowed(one, window) for one in found)

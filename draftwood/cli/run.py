@@ -91,17 +91,7 @@ def run(
             rich_help_panel=options.DRAFTING,
         ),
     ] = None,
-    draft_swa: Annotated[
-        int | None,
-        typer.Option(
-            "--draft-swa",
-            parser=options.window,
-            metavar="N",
-            help="How many tokens back all of a draft's layers but the last see, or off; what its file says if left "
-            "out.",
-            rich_help_panel=options.DRAFTING,
-        ),
-    ] = None,
+    draft_swa: options.DraftWindowOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.ThreadsOption = None,
@@ -133,6 +123,9 @@ def run(
         draft_block=draft_block,
         draft_window=draft_swa,
     )
+    if max_ctx == options.AUTO:
+        facts = engine.describe()
+        note(f"--max-ctx auto: room for {facts['max_context']:,} tokens, KV type {facts['kv']}")
     ids = given_ids if given_ids is not None else encode_prompt(engine, prompt or "", chat)
     result = None
     try:

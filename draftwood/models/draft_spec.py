@@ -188,7 +188,7 @@ def read_spec(
 
     sliding, windows = _windows(facts, architecture, layers, taps, notes)
     if window is not None:
-        windows = (None,) * layers if window == 0 else (window,) * (layers - 1) + (None,)
+        windows = overriding(window, layers)
         notes.append(f"the window is {window or 'off'}, as asked; which layers are causal is not changed by that")
     mask = facts.metadata.get("tokenizer.ggml.mask_token_id")
     mask = facts.find("mask_token_id") if mask is None else mask
@@ -223,6 +223,11 @@ def read_spec(
         synthetic=facts.metadata.get(SYNTHETIC_KEY) is True,
         notes=tuple(notes),
     )
+
+
+def overriding(window: int, layers: int) -> tuple[int | None, ...]:
+    """The windows of a draft whose own are overridden: all layers but the last see back `window`; 0: all see it all."""
+    return (None,) * layers if window == 0 else (window,) * (layers - 1) + (None,)
 
 
 def check_window(window: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tomllib
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from draftwood.formats.source import TensorInfo
 from draftwood.kernels.buffers import LAYOUTS, weight_buffer
 from draftwood.models import known
 from draftwood.models.buffers import HEAD, TABLE, loaded, state_buffers, weight_buffers
-from draftwood.models.draft_spec import DraftSpec, fit, read_spec
+from draftwood.models.draft_spec import DraftSpec, check_window, fit, overriding, read_spec
 from draftwood.models.draft_tensors import DraftHeader, draft_tensors, open_source
 from draftwood.models.registry import architecture
 from draftwood.models.spec import ModelSpec
@@ -75,11 +76,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Draft:
-    """A draft: what to call it (its quantisation, where it is known by name), its facts and its tensors."""
+    """A draft: what to call it (its quantisation, where it is known by name), its facts and its tensors.
+
+    window: how far back all its layers but the last see where that is not what the draft says, 0 for no window.
+    """
 
     name: str
     spec: DraftSpec
     tensors: tuple[TensorInfo, ...]
+    window: int | None = None
 
     @cached_property
     def layout_bytes(self) -> dict[str, int]:
@@ -178,6 +183,13 @@ def target_of_file(path: Path) -> Target:
 def draft_of_file(path: Path, target: Target) -> Draft:
     """A draft from its file or directory; errors as in `draft_of`."""
     return draft_of(open_source(path), target, path.name)
+
+
+def windowed(draft: Draft, window: int) -> Draft:
+    """The draft with another window; see `draft_spec.overriding`."""
+    check_window(window)
+    spec = dataclasses.replace(draft.spec, windows=overriding(window, draft.spec.layers))
+    return dataclasses.replace(draft, spec=spec, window=window)
 
 
 def named_draft(name: str, target: Target) -> Draft:

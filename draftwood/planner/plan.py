@@ -73,18 +73,18 @@ LEVERS = (
     Lever(
         "host_table",
         "t",
-        "token table in pinned host memory",
+        "table on host",
         "microseconds a round",
         lambda setup: dataclasses.replace(setup, table_on_card=False),
     ),
     Lever(
         "compact_weights",
         "w",
-        "compact weight layout",
-        "its speed is not measured yet",
+        "compact weights",
+        "speed not measured",
         lambda setup: dataclasses.replace(setup, layout="compact"),
     ),
-    Lever("draft_kv", "d", "draft K/V in four bits", "perhaps fewer accepted guesses", _tight_draft_kv),
+    Lever("draft_kv", "d", "4-bit draft K/V", "perhaps fewer accepted guesses", _tight_draft_kv),
 )
 """In the order in which they are pulled."""
 

@@ -18,34 +18,27 @@ _MOST_BITS = 16.0
 """Types with more bits a value are in the JSON only: nobody plans a card for them."""
 
 
-_HONEST = {
-    "ours": "Planned buffers (some of their kernels are not written yet); predicted times, a floor, not measured.",
-    "reference": "The reference system's sizes, not draftwood's; predicted times, a floor, not measured.",
-}
+_SOURCES = {"ours": "some kernels are yet to come", "reference": "the reference system's, not ours"}
 
 
 def heading(plan: Plan, width: int) -> list[str]:
     """What is planned, the pick and why."""
     best = plan.pick
-    draft = "no draft" if best.draft is None else f"the {best.draft_name} draft"
+    draft = "no draft" if best.draft is None else f"{best.draft_name} draft"
     guesses = f"{best.budget} guesses a round" if best.budget else "plain decoding"
+    on = "" if best.draft is None else " on code"
     return _wrapped(
         [
-            ("plan", f"{plan.target.about}, {size_name(plan.context)} tokens of context"),
-            ("card", f"{plan.card.name}, {_gib(plan.memory)} GiB, of which {_gib(plan.limit)} can be used"),
             (
-                "pick",
-                f"KV type {best.kv_short} with {draft}: {_gib(best.total, 2)} GiB; {guesses}, at most {_rate(best)}",
+                "plan",
+                f"{plan.target.about}, {size_name(plan.context)} tokens; {plan.card.name}: {_gib(plan.limit)} of "
+                f"{_gib(plan.memory)} GiB",
             ),
+            ("pick", f"KV {best.kv_short}, {draft}, {guesses}: at most {best.speed:.0f} tokens/s{on}"),
             ("why", plan.why),
         ],
         width,
     )
-
-
-def _rate(row: Row) -> str:
-    kind = "" if row.draft is None else f" on code ({row.tokens:.1f} a round of {1000 * row.round:.1f} ms)"
-    return f"{row.speed:.0f} tokens/s{kind}"
 
 
 def table(plan: Plan, console: Console) -> Table | str:
@@ -58,16 +51,15 @@ def table(plan: Plan, console: Console) -> Table | str:
 
 
 def _table(plan: Plan) -> Table:
-    from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
+    made = Table(box=None, padding=0, pad_edge=False, header_style="bold underline")
     made.add_column("  KV type", no_wrap=True)
-    made.add_column("KV\nGiB", justify="right", no_wrap=True)
+    made.add_column("KV", justify="right", no_wrap=True, min_width=6)
     for name in dict.fromkeys(row.draft_name for row in plan.rows):
-        made.add_column(f"{'no draft' if name == 'none' else f'draft {name}'}\nGiB", justify="right", no_wrap=True)
-        for column in ("ms a\nround", "\ntok/s", "longest\ncontext"):
-            made.add_column(column, justify="right", no_wrap=True)
+        title = "no draft" if name == "none" else f"{name} draft"
+        for column, width in ((title, len(title) + 2), ("ms", 6), ("tok/s", 6), ("up to", 7)):
+            made.add_column(column, justify="right", no_wrap=True, min_width=width)
     for rows in shown(plan):
         picked = any(row is plan.pick for row in rows)
         cells = [("> " if picked else "  ") + rows[0].kv_short, f"{_gib(rows[0].parts['kv'], 2)}"]
@@ -114,22 +106,28 @@ def shown(plan: Plan) -> list[list[Row]]:
 
 def details(plan: Plan, width: int) -> list[str]:
     """What the pick consists of, the levers, remarks, and the flags that ask for it."""
-    best = plan.pick
-    sizes = sorted(best.parts.items(), key=lambda item: -item[1])
-    levers = [
-        f"{lever.mark}: {lever.what} ({_gib(plan.lever_bytes[lever.name], 2)} GiB, "
-        f"{f'pulled: {lever.price}' if lever.name in best.levers else 'not needed'})"
-        for lever in plan.sizes.levers
-        if lever.name in plan.lever_bytes
-    ]
+    sizes = sorted(plan.pick.parts.items(), key=lambda item: -item[1])
     rows = [
-        ("note", _HONEST[plan.sizes.name]),
-        ("GiB", ", ".join(f"{_PARTS.get(name, name)} {_gib(size, 2)}" for name, size in sizes)),
-        ("levers", "; ".join(levers)),
+        ("table", f"predicted: GiB, ms a round, longest context; {_SOURCES[plan.sizes.name]}"),
+        ("GiB", " ".join(f"{_PARTS.get(name, name)} {_short(size)}" for name, size in sizes)),
+        ("levers", _levers(plan)),
         *(("note", remark) for remark in plan.remarks),
         ("flags", _flags(plan) if plan.sizes.runs else ""),
     ]
     return _wrapped([row for row in rows if row[1]], width)
+
+
+def _levers(plan: Plan) -> str:
+    """Those that the pick pulls with their price, then those that are left; each with the GiB it frees."""
+    pulled, left = [], []
+    for lever in plan.sizes.levers:
+        said = f"{lever.mark} {lever.what} {_short(plan.lever_bytes.get(lever.name, 0))}"
+        if lever.name in plan.pick.levers:
+            pulled.append(f"{said} ({lever.price})")
+        elif lever.name in plan.lever_bytes:
+            left.append(said)
+    kinds = (("pulled", pulled), ("left", left))
+    return "; ".join(f"{kind}: {', '.join(levers)}" for kind, levers in kinds if levers)
 
 
 def _flags(plan: Plan) -> str:
@@ -138,6 +136,8 @@ def _flags(plan: Plan) -> str:
     key, value = (kind.name for kind in best.kv)
     draft_key, draft_value = (kind.name for kind in best.draft_kv)
     draft = "" if best.draft is None else f" -ctkd {draft_key} -ctvd {draft_value}"
+    if best.draft is not None and best.draft.window is not None:
+        draft += f" --draft-swa {best.draft.window or 'off'}"
     return f"-ctk {key} -ctv {value}{draft} --max-ctx {plan.context}"
 
 
@@ -152,8 +152,8 @@ def _wrapped(rows: list[tuple[str, str]], width: int) -> list[str]:
     return lines
 
 
-_LABELS = ("plan", "card", "pick", "why", "GiB", "levers", "note", "flags")
-_PARTS = {"table": "token table", "kv": "KV", "draft_kv": "draft K/V", "node_states": "node states"}
+_LABELS = ("plan", "pick", "why", "table", "GiB", "levers", "note", "flags")
+_PARTS = {"kv": "KV", "draft_kv": "draft K/V", "node_states": "node states"}
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -210,6 +210,11 @@ def size_name(tokens: int) -> str:
     if tokens >= 1 << 20:
         return f"{tokens / (1 << 20):.1f}M"
     return f"{tokens // 1024}K" if tokens % 1024 == 0 or tokens >= 10 * 1024 else f"{tokens:,}"
+
+
+def _short(nbytes: int) -> str:
+    """GiB with two digits, as in "1.71" and ".67"."""
+    return _gib(nbytes, 2).removeprefix("0")
 
 
 def _gib(nbytes: int, digits: int | None = None) -> str:

@@ -218,20 +218,19 @@ def _why(best: Row, rows: list[Row]) -> str:
     better = [row for row in rows if row.draft is best.draft and quality(row) > quality(best)]
     if better:
         nearest = min(better, key=_bits)
-        said = (
-            f"{best.kv_short} keeps the most bits that fit: {nearest.kv_short} would take {nearest.total / GIB:.2f} GiB"
-        )
+        said = f"{best.kv_short} keeps the most bits that fit ({nearest.kv_short} takes {nearest.total / GIB:.2f} GiB)"
     elif quality(best) == 2 * FULL_BITS:
-        said = f"{best.kv_short} keeps the context as well as f16 does, and it fits"
+        said = f"{best.kv_short} keeps the context as well as f16"
     else:
-        said = f"{best.kv_short} is the best of the types to choose from, and it fits"
+        said = f"{best.kv_short} is the best of the types to choose from"
     others = [row for row in rows if row.fits and row.draft is not best.draft]
     if others:
         other = pick(others)
-        slower = 1 - other.speed / best.speed
-        said += f"; {other.kv_short} with the {other.draft_name} draft is {_percent(max(slower, 0))} slower"
+        draft = "no draft" if other.draft is None else f"the {other.draft_name} draft"
+        slower = _percent(max(1 - other.speed / best.speed, 0))
+        said += f"; {draft if other.kv == best.kv else f'{other.kv_short} with {draft}'} is {slower} slower"
         if best.draft is not None and other.draft is not None and other.draft.coarse and not best.draft.coarse:
-            said += f", since others saw {_percent(1 - COARSE)} fewer of its guesses accepted"
+            said += f" (others saw {_percent(1 - COARSE)} fewer guesses accepted)"
     return said + "."
 
 
@@ -281,17 +280,17 @@ def _advice(question: Question, best: Row, rows: list[Row]) -> Iterator[str]:
         for pair in advice.refused:
             if pair in found and found[pair].fits:
                 yield (
-                    f"an earlier report's guide says that {_pair(pair)} does not fit {advice.use}, but its own sweep "
-                    f"ran it; by bytes it takes {found[pair].total / GIB:.2f} GiB and fits"
+                    f"an older guide says that {_pair(pair)} does not fit {advice.use}, but its own sweep ran it; "
+                    f"by bytes it takes {found[pair].total / GIB:.2f} GiB and fits"
                 )
         if advice.pairs and (best.kv_short, best.draft_name) not in advice.pairs:
             said = " or ".join(map(_pair, advice.pairs))
             mine = _pair((best.kv_short, best.draft_name))
-            yield f"an earlier report's guide advises {said} for {advice.use}; by bytes {mine} fits too"
+            yield f"an older guide: {said} for {advice.use}; {mine} fits too"
 
 
 def _pair(pair: tuple[str, str]) -> str:
-    return f"{pair[0]} with the {pair[1]} draft"
+    return f"{pair[0]} + {pair[1]}"
 
 
 def sweep(question: Question, kv: KVPair, draft: Draft | None, contexts: list[int]) -> list[int]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from draftwood.bench.prompts import running_text
+from draftwood.bench.suites import kv as kv_suite
 from draftwood.cli.main import main
 from tests.cli.fakes import Behaviour
 
@@ -136,3 +139,113 @@ def test_repeats_show_their_spread(target: str, behaviour: Behaviour, capsys: py
     assert main(["bench", "he", "--target", target, "--repeats", "3"]) == 0
     assert "median of 3 runs" in capsys.readouterr().out
     assert len(behaviour.requests) == 1 + 2 * 3
+
+
+@pytest.fixture
+def short_text(vendored: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A short text in the place of the long one; returns the file of a small real model."""
+    monkeypatch.setattr(running_text, "running_text", lambda: "def add(a, b):\n    return a + b\n" * 20)
+    return str(vendored / "models" / "l-b.Q4_1.gguf")
+
+
+def test_kv(short_text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The real engine: a table, the last line, and the same in three files."""
+    pytest.importorskip("matplotlib", reason="no matplotlib: pip install draftwood[plots]")
+    out = tmp_path / "made" / "here"
+    flags = ["--tokens", "120", "--window", "64", "--n-gen", "8", "--kv", "q4_0, q8_0/tq3", "--out", str(out)]
+    assert main(["bench", "kv", "--target", short_text, *flags]) == 0
+    shown = capsys.readouterr().out
+    line = last_line(shown)
+    assert (line["bench"], line["target"], line["draft"], line["dtype"]) == ("kv", "l-b.Q4_1.gguf", "lookup", "float32")
+    assert (line["tokens"], line["window"], line["complete"], line["n_gen"]) == (120, 64, True, 8)
+    names = [(row["kv"], row["rotated"]) for row in line["rows"]]
+    assert names == [("f16/f16", True), ("q4_0/q4_0", True), ("q8_0/tq3_0", True), ("q4_0/q4_0", False)]
+    assert line["rows"][0]["kl_mean"] == 0 < line["rows"][2]["kl_mean"]
+    assert [row["acceptance_length"] is None for row in line["rows"]] == [False, False, False, True]
+    assert line["commit"] in shown and "q8_0/tq3_0 " in shown
+    assert json.loads((out / "kv.json").read_text()) == line
+    assert "| q4_0 unrotated |" in (out / "kv.md").read_text()
+    assert (out / "kv.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_kv_can_leave_parts_out(short_text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--tokens", "70", "--kv", "q8_0", "--skip-acceptance", "--skip-unrotated"]
+    assert main(["bench", "kv", "--target", short_text, *flags]) == 0
+    line = last_line(capsys.readouterr().out)
+    assert line["draft"] is None and line["n_gen"] == 0
+    assert [(row["rotated"], row["acceptance_length"]) for row in line["rows"]] == [(True, None)] * 2
+
+
+@pytest.mark.parametrize(("after", "tokens"), [(7, 64), (12, 120)])
+def test_an_interrupted_kv_shows_what_it_has(
+    after: int, tokens: int, short_text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a window, and while the first drafts are made."""
+    read, draft, calls = kv_suite.Fidelity.read, kv_suite.Fidelity.draft, []
+
+    def counted(begin: Any) -> Any:
+        def stop(label: str) -> None:
+            calls.append(label)
+            if len(calls) > after:
+                raise KeyboardInterrupt
+            begin(label)
+
+        return stop
+
+    monkeypatch.setattr(kv_suite.Fidelity, "read", lambda self, texts, begin: read(self, texts, counted(begin)))
+    monkeypatch.setattr(kv_suite.Fidelity, "draft", lambda self, *a: draft(self, *a[:-1], counted(a[-1])))
+    assert main(["bench", "kv", "--target", short_text, "--tokens", "120", "--window", "64", "--kv", "q8_0"]) == 130
+    shown = capsys.readouterr().out
+    line = last_line(shown)
+    assert (line["tokens"], line["complete"]) == (tokens, False) and "INTERRUPTED" in shown
+    assert [row["acceptance_length"] for row in line["rows"]] == [None] * 3
+
+
+def test_nothing_measured_shows_nothing(
+    short_text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kv_suite.Fidelity, "read", stop)
+    assert main(["bench", "kv", "--target", short_text, "--tokens", "70"]) == 130
+    assert capsys.readouterr().out == ""
+
+
+def test_kv_shows_no_figure_where_drafts_change_tokens(
+    short_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kv_suite.Fidelity, "differences", ["q8_0: first, chain: token 0 is 1 instead of 2"])
+    flags = ["--tokens", "64", "--kv", "q8_0", "--n-gen", "2", "--out", str(tmp_path / "out")]
+    assert main(["bench", "kv", "--target", short_text, *flags]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "q8_0: first, chain: token 0 is 1 instead of 2\n" and "promise" in captured.err
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (["--kv", "q9"], "unknown KV type 'q9'"),
+        (["--kv", "q8_0,q8_0"], "once"),
+        (["--tokens", "0"], "--tokens is 0"),
+        (["--tokens", "100000"], "the text gives"),
+        (["--window", "1"], "at least 16"),
+    ],
+)
+def test_bad_flags_of_kv(flags: list[str], fragment: str, short_text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "kv", "--target", short_text, "--skip-acceptance", *flags]) == 2
+    assert fragment in capsys.readouterr().err
+
+
+def test_a_missing_matplotlib_is_said_before_the_model_is_loaded(
+    target: str,
+    behaviour: Behaviour,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["bench", "kv", "--target", target, "--out", str(tmp_path / "out")]) == 2
+    assert "draftwood[plots]" in capsys.readouterr().err
+    assert not behaviour.loads and not (tmp_path / "out").exists()

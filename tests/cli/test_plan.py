@@ -86,6 +86,20 @@ def test_flags_reach_the_plan(shown: Shown) -> None:
     assert json.loads(shown("--sizes", "reference", "--json"))["sizes"] == "reference"
 
 
+def test_a_draft_window_changes_what_its_cache_takes(shown: Shown) -> None:
+    def draft_bytes(*flags: str) -> list[int]:
+        rows = json.loads(shown("--context", "128K", "--json", *flags))["rows"]
+        return [row["parts"]["draft_kv"] for row in rows]
+
+    usual, none, short = draft_bytes(), draft_bytes("--draft-swa", "off"), draft_bytes("--draft-swa", "512")
+    assert all(a < b < c for a, b, c in zip(short, usual, none, strict=True))
+    assert draft_bytes("--draft-swa", "2048") == usual
+    assert none[0] / usual[0] == pytest.approx(5 / (1 + 4 * 2048 / 131072), rel=0.01)
+    assert "--draft-swa off --max-ctx" in shown("--draft-swa", "off")
+    assert "--draft-swa 512 --max-ctx" in shown("--draft-swa", "512", "--draft", "q8_0")
+    assert "--draft-swa" not in shown()
+
+
 def test_an_assumed_card_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan"]) == 0
     assert "no card was found" in capsys.readouterr().err
@@ -115,6 +129,9 @@ def test_bad_input(refused: Shown, tmp_path: Path) -> None:
     assert "give a file, or none" in refused(2, TINY, "--draft", "q8_0")
     assert "use the draft made for it" in refused(1, "--draft", str(VENDORED / "draft" / "d1-a.Q8_0.dflash.gguf"))
     assert "the known ones are RTX 3090" in refused(2, "--card", "Voodoo 2")
+    assert "there is no draft to plan" in refused(2, "--draft", "none", "--draft-swa", "off")
+    assert "there is no draft to plan" in refused(2, TINY, "--draft-swa", "512")
+    assert "a number of tokens, or off" in refused(2, "--draft-swa", "wide")
     assert "24GiB" in refused(2, "--vram", "lots")
     assert "128K" in refused(2, "--context", "long")
     assert "1 to 63" in refused(2, "--budget", "64")

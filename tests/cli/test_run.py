@@ -66,9 +66,44 @@ def test_the_draft_s_own_kv_types(
     assert behaviour.loads[0]["draft_kv"] == kv
 
 
+@pytest.mark.parametrize(("value", "context"), [("auto", "auto"), ("AUTO", "auto"), ("512", 512)])
+@pytest.mark.parametrize("command", [["run", "-p", "abc"], ["chat"], ["bench", "he", "--method", "ar"]])
+def test_context(
+    command: list[str],
+    value: str,
+    context: str | int,
+    target: str,
+    behaviour: Behaviour,
+    cached_registry: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    place = ["--target", target] if command[0] == "bench" else [target]
+    assert main([*command, *place, "--max-ctx", value]) == 0
+    assert behaviour.loads[0]["max_context"] == context
+    said = "--max-ctx auto: room for 64 tokens, KV type f32" in capsys.readouterr().err
+    assert said == (command[0] == "run" and context == "auto")
+
+
+def test_the_planner_chooses_the_context(vendored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The real engine: this model was made for 4,096 tokens, which fit any machine that can test it."""
+    assert main(["run", str(vendored / "models" / "l-b.Q4_1.gguf"), "-p", "abc", "-n", "2", "--max-ctx", "auto"]) == 0
+    assert "room for 4,096 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["run", "-p", "abc"], ["chat"]])
 @pytest.mark.parametrize(("value", "window"), [("2048", 2048), ("0", 0), ("off", 0), ("OFF", 0)])
-def test_the_draft_s_window(value: str, window: int, target: str, behaviour: Behaviour) -> None:
-    assert main(["run", target, "-p", "abc", "--draft", target, "--draft-swa", value]) == 0
+def test_the_draft_s_window(
+    command: list[str],
+    value: str,
+    window: int,
+    target: str,
+    behaviour: Behaviour,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main([*command, target, "--draft", target, "--draft-swa", value]) == 0
     assert behaviour.loads[0]["draft_window"] == window
 
 

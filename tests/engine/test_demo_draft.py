@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from draftwood import Engine, SamplingParams
 from draftwood.bench.prompts.chat import PROMPTS
 from draftwood.bench.prompts.humaneval import load_prompts
+from draftwood.bench.suites.kv import MIXED
+from draftwood.cache.registry import KV_TYPES
 from draftwood.engine import fetch
 from draftwood.formats.gguf import GGUFFile
 
@@ -73,6 +76,35 @@ def test_every_prompt_temperature_seed_and_budget(engine: Engine, index: int) ->
     for temperature in (0.0, 0.8):
         for seed in SEEDS if temperature else SEEDS[:1]:
             check(engine, index, SamplingParams(max_tokens=64, temperature=temperature, seed=seed), BUDGETS)
+
+
+def over(engine: Engine, kv: str) -> Engine:
+    """The same weights and draft over a cache of other KV types."""
+    return Engine(dataclasses.replace(engine.config, kv=kv), engine.target, engine.drafter, engine.device)
+
+
+@pytest.mark.parametrize(("kv", "index", "temperature"), [("q8_0", 2, 0.0), ("q4_0", 7, 0.8), ("tq3_0", 4, 0.0)])
+def test_chain_and_tree_over_coarse_caches(engine: Engine, kv: str, index: int, temperature: float) -> None:
+    check(over(engine, kv), index, SamplingParams(max_tokens=32, temperature=temperature, seed=5), (8,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kv", [*KV_TYPES, *MIXED])
+def test_every_kv_type_and_mixed_pair(engine: Engine, kv: str) -> None:
+    """A raw prompt and two questions each, others for every type."""
+    draw = random.Random(kv)
+    for index in (draw.randrange(10), *draw.sample(range(10, 30), 2)):
+        for temperature, seed in ((0.0, 0), (0.8, 1)):
+            params = SamplingParams(max_tokens=48, temperature=temperature, seed=seed)
+            check(over(engine, kv), index, params, (8, 22, 63))
+
+
+def test_the_kv_type_is_the_one_that_is_attended(engine: Engine) -> None:
+    """Two bits leave little of what the model would have said."""
+    fine, coarse = (
+        over(engine, kv).generate(text(engine, 0), SamplingParams(max_tokens=24)) for kv in ("f32", "tq2_0")
+    )
+    assert fine.token_ids != coarse.token_ids
 
 
 def test_it_accepts_what_its_card_promises(engine: Engine) -> None:

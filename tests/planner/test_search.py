@@ -127,24 +127,20 @@ def test_more_bits_than_show_are_not_taken() -> None:
 
 def test_why_names_what_stands_in_the_way() -> None:
     said = planned(256 * K).why
-    assert "tq4_0" in said and "q4_0 would take 23.31 GiB" in said and "q4_k_m" in said
+    assert "tq4_0" in said and "q4_0 takes 23.31 GiB" in said and "q4_k_m" in said
     assert "as well as f16" in planned(4 * K).why
-    assert "q8_0 would take" in planned(192 * K).why
+    assert "q8_0 takes" in planned(192 * K).why
     assert "best of the types" in planned(4 * K, kv=kv_pair("tq3_0")).why
 
 
 @pytest.mark.parametrize(
     ("context", "sizes", "fragment"),
     [
-        (
-            16,
-            "reference",
-            "advises tq3_0 with the q4_k_m draft for documents; by bytes q8_0 with the q8_0 draft fits too",
-        ),
+        (16, "reference", "guide: tq3_0 + q4_k_m for documents; q8_0 + q8_0 fits too"),
         (64, "reference", "tq3_0 would take 1.25 GiB less"),
-        (128, "reference", "advises q4_0 with the q4_k_m draft or tq3_0 with the q8_0 draft for code bases"),
-        (192, "reference", "says that q4_0 with the q8_0 draft does not fit 192K, but its own sweep ran it"),
-        (192, "ours", "says that q4_0 with the q8_0 draft does not fit 192K"),
+        (128, "reference", "guide: q4_0 + q4_k_m or tq3_0 + q8_0 for code bases"),
+        (192, "reference", "says that q4_0 + q8_0 does not fit 192K, but its own sweep ran it"),
+        (192, "ours", "says that q4_0 + q8_0 does not fit 192K"),
         (512, "ours", "made for 262,144 tokens"),
         (512, "ours", "6.5 % more perplexity"),
     ],
