@@ -246,6 +246,10 @@ def kv(
     minutes for the demo model on two cores; Ctrl-C ends with what was measured until then.
     """
     names = None if kv_types is None else _distinct("--kv", kv_types)
+    from draftwood.cache.registry import kv_pair
+
+    for name in names or ():
+        kv_pair(name)  # an unknown type is said before the long part
     from draftwood.bench import kv_picture, kv_report, report
     from draftwood.bench.gates import require_identical
     from draftwood.bench.prompts import prompts_for, running_text
