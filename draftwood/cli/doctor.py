@@ -103,11 +103,12 @@ def _cpu() -> str:
 
 
 def _memory() -> str:
+    from draftwood.engine.loader import machine_memory
+
     try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return f"{machine_memory() / 2**30:.1f} GiB"
     except (AttributeError, OSError, ValueError):
         return "unknown"
-    return f"{total / 2**30:.1f} GiB"
 
 
 def _devices() -> Iterator[str]:

@@ -47,13 +47,14 @@ class ModuleForm:
     can_run: Callable[[str], str | None]
 
 
-def _without_triton(device: str) -> str | None:
+def without_triton(device: str) -> str | None:
+    """Why Triton kernels cannot serve a device ("cpu", "cuda"), or None."""
     if device == "cpu":
         return "it runs on a GPU"
     return None if find_spec("triton") else "Triton is not installed"
 
 
-MODULE_FORMS = (ModuleForm("triton", _without_triton), ModuleForm("reference", lambda device: None))
+MODULE_FORMS = (ModuleForm("triton", without_triton), ModuleForm("reference", lambda device: None))
 """The forms of an operation whose arguments every form takes as they are."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from draftwood.formats.ggml import BlockType
-from draftwood.kernels.dequant import dequantise
+from draftwood.kernels.embedding import embed
 
 
 class Embedding:
@@ -16,7 +16,7 @@ class Embedding:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Token ids int64 [N] -> float32 [N, E]."""
-        return dequantise(self.raw[tokens], self.block_type)
+        return embed(self.raw, self.block_type, tokens)
 
     @property
     def nbytes(self) -> int:

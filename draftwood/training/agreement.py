@@ -15,7 +15,7 @@ import torch
 from draftwood.decode.params import SamplingParams
 from draftwood.engine.engine import Engine
 from draftwood.formats.gguf import GGUFFile
-from draftwood.kernels.dequant import dequantise
+from draftwood.layers.weights import Weights
 from draftwood.training.corpus import Corpus, Tokens
 from draftwood.training.draft_net import DraftNet, DraftShape
 from draftwood.training.evaluate import judge
@@ -63,7 +63,8 @@ def agree(
     tell(f"engine: {decided / max(1, rounds):.3f} tokens a round over {len(chosen)} held-out prompts")
     teacher = open_teacher(target, device)
     net = DraftNet(shape, teacher.embedding, recipe.fit.row_tokens).to(device)
-    net.load_state_dict({name: _values(source, name).to(device) for name in net.state_dict()})
+    weights = Weights(source, device, "float32")
+    net.load_state_dict({name: weights.dense(name, tuple(value.shape)) for name, value in net.state_dict().items()})
     shortlist = None if listed is None else torch.tensor(listed, device=device)
     replay = Replay(teacher, net, realisation_for(device))
     longest = max(len(ids) for ids, _ in written)
@@ -92,8 +93,3 @@ def _prompts(corpus: Corpus, recipe: Recipe) -> list[tuple[Tokens, int]]:
         if len(chosen) == PROMPTS:
             break
     return chosen
-
-
-def _values(source: GGUFFile, name: str) -> torch.Tensor:
-    info = source.tensors[name]
-    return dequantise(torch.from_numpy(source.raw(name)), info.block_type).reshape(info.shape)

@@ -14,7 +14,7 @@ from draftwood.kernels.dequant import dequantise
 from draftwood.kernels.draw import draw
 from draftwood.kernels.linear import LinearRequest
 from draftwood.kernels.linear.packed import PACKED
-from draftwood.kernels.linear.packing import LAYOUTS, pack, permuted
+from draftwood.kernels.linear.packing import LAYOUTS, pack
 from tests.kernels.compiling import compile_cases, compile_kernel
 from tests.kernels.interpreting import run_interpreted
 from tests.kernels.rows import assert_rows_are_alone, poisoned
@@ -85,13 +85,19 @@ def test_packing_keeps_the_codes(block_type: str) -> None:
     assert packed.nbytes == n * k * layout.bits_a_weight / 8 + 4 * n
 
 
-def test_permuted_inputs() -> None:
-    x = torch.arange(256).view(1, 256)
-    out = permuted(x)[0]
+def check_staged_order() -> None:
+    from draftwood.kernels.linear import triton
+
+    staged, factor = triton.stage(torch.arange(256).view(1, 256).float(), 256, 1)
+    out = staged[0].float() * factor
     for m in range(16):
         for t in range(4):
             for h in (0, 1):
                 assert out[128 + 8 * m + 2 * t + h] == 128 + 32 * t + 2 * m + h
+
+
+def test_staged_inputs_have_the_order_of_the_layout() -> None:
+    run_interpreted("tests.kernels.test_packed_linear", "check_staged_order()")
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,8 @@ from draftwood.kernels.draw import draw
 from draftwood.kernels.linear.packing import STEP, PackedMatrix, pack
 from draftwood.models import known
 
-ROWS = (1, 8, 16, 24, 64)
 PROMPT = 2048
 LARGEST_ERROR = 1e-3
-SMALLEST = 10_000_000
-"""Bytes from which a matrix has to reach a share of its own."""
-
 TOGETHER = (
     ("attn_q", "attn_k", "attn_v"),
     ("attn_qkv", "attn_gate", "ssm_alpha", "ssm_beta"),

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from draftwood.formats.ggml import BlockType
 from draftwood.kernels._select import load_form
+from draftwood.kernels.embedding.reference import embed
 
-__all__ = ["Embed", "load_embed"]
+__all__ = ["Embed", "embed", "load_embed"]
 
 
 class Embed(Protocol):

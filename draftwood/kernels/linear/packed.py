@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from torch import Tensor
 
+from draftwood.kernels._select import without_triton
 from draftwood.kernels.linear.base import LinearForm, LinearRequest, LinearWeight
 from draftwood.kernels.linear.packing import LAYOUTS, PackedMatrix, pack
 
@@ -35,13 +34,11 @@ class PackedWeight(LinearWeight):
 
 
 def _can_run(request: LinearRequest) -> str | None:
-    if request.device == "cpu":
-        return "a GPU form"
     if request.dtype != "auto":
         return f"dtype {request.dtype} was asked for"
-    if not find_spec("triton"):
-        return "Triton is not installed"
-    return None if request.block_type.name in LAYOUTS else f"{request.block_type.name} has no layout"
+    if request.block_type.name not in LAYOUTS:
+        return f"{request.block_type.name} has no layout"
+    return without_triton(request.device)
 
 
 def _prepare(raw: Tensor, request: LinearRequest) -> LinearWeight:

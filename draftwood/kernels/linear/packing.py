@@ -2,7 +2,7 @@
 
 Blocks of 32 outputs x 128 inputs. Lane (g, t) of a matrix instruction owns output g and the inputs 32 t .. 32 t + 31
 of the block: its codes are `words` consecutive int32, its scales lie beside those of its neighbours. Inputs are
-permuted to match: position 8 m + 2 t + h of a block of 128 is input 32 t + 2 m + h (m 0..15, h 0..1), see `permuted`.
+permuted to match: position 8 m + 2 t + h of a block of 128 is input 32 t + 2 m + h (m 0..15, h 0..1).
 
 Letters: N outputs padded to OUTPUTS, K inputs padded to STEP, S = K / STEP steps.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from draftwood.formats.ggml import BlockType
 from draftwood.kernels.dequant.reference import CODES, FLOATS
+from draftwood.kernels.linear.base import padded
 
 OUTPUTS = 128
 """Outputs of a tile: one program works on that many at once."""
@@ -122,41 +123,32 @@ def pack(raw: Tensor, block_type: BlockType, in_features: int) -> PackedMatrix:
     rows, layout = len(raw), LAYOUTS[block_type.name]
     outputs, steps = -(-rows // OUTPUTS) * OUTPUTS, -(-in_features // STEP)
 
-    def room(count: int, dtype: torch.dtype) -> Tensor | None:
-        shape = (outputs // _BLOCK, steps, _BLOCK, 4, count)
-        return torch.zeros(shape, dtype=dtype, device=raw.device) if count else None
+    def room(count: int, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(outputs // _BLOCK, steps, _BLOCK, 4, count, dtype=dtype, device=raw.device)
 
-    words, high = room(layout.words, torch.int32), room(layout.high_words, torch.int32)
-    scales = room(layout.scale_bytes // 2, torch.int16)
+    words = room(layout.words, torch.int32)
+    high = room(layout.high_words, torch.int32) if layout.high_words else None
+    scales = room(layout.scale_bytes // 2, torch.int16) if layout.scale_bytes else None
     factor = torch.ones(outputs, device=raw.device)
     slab = max(1, _SLAB_WEIGHTS // in_features // _BLOCK) * _BLOCK
     for first in range(0, rows, slab):
-        part = _pad(raw[first : first + slab].contiguous(), _BLOCK, 0)
+        part = padded(raw[first : first + slab].contiguous(), _BLOCK)
         inside = slice(first // _BLOCK, (first + len(part)) // _BLOCK)
         packed = _floats(part, block_type) if layout.bits == 16 else _codes(part, block_type, layout)
         factor[first : first + len(part)] = packed[-1]
         for whole, piece in zip((words, high, scales), packed[:-1], strict=True):
             if whole is not None and piece is not None:
                 whole[inside] = piece
-    if words is None:
-        raise ValueError(f"{block_type.name} has no codes")
     return PackedMatrix(layout, rows, in_features, words, high, scales, factor)
-
-
-def permuted(x: Tensor) -> Tensor:
-    """Inputs [..., K], K a multiple of STEP, in the order of the layout."""
-    lanes: Tensor = x.unflatten(-1, (-1, 4, 16, 2))
-    return lanes.transpose(-2, -3).flatten(-4)
 
 
 Packed = tuple[Tensor, Tensor | None, Tensor | None, Tensor]
 """Words, high words and scales of some rows [rows / 32, S, 32, 4, n], and the rows' factors [rows]."""
 
 
-def _pad(x: Tensor, multiple: int, axis: int) -> Tensor:
-    """Zeros behind an axis, up to a multiple."""
-    missing = -x.shape[axis] % multiple
-    return torch.cat((x, x.new_zeros(*x.shape[:axis], missing, *x.shape[axis + 1 :])), axis) if missing else x
+def _widened(x: Tensor, multiple: int) -> Tensor:
+    """x [rows, n] with columns of zeros up to a multiple."""
+    return torch.nn.functional.pad(x, (0, -x.shape[1] % multiple))
 
 
 def _lanes(values: Tensor) -> Tensor:
@@ -166,7 +158,7 @@ def _lanes(values: Tensor) -> Tensor:
 
 
 def _floats(raw: Tensor, block_type: BlockType) -> Packed:
-    weights = _pad(FLOATS[block_type.name](raw.reshape(-1, block_type.type_size)).view(len(raw), -1), STEP, 1)
+    weights = _widened(FLOATS[block_type.name](raw.reshape(-1, block_type.type_size)).view(len(raw), -1), STEP)
     factor = _power_above(weights.abs().amax(1), 15)
     halves = (weights / factor.unsqueeze(1)).half()
     return _lanes(halves).contiguous().view(torch.int32), None, None, factor
@@ -176,9 +168,9 @@ def _codes(raw: Tensor, block_type: BlockType, layout: Layout) -> Packed:
     rows = len(raw)
     codes = CODES[block_type.name](raw.reshape(-1, block_type.type_size))
     values = codes.values if layout.minimum else codes.values + layout.offset
-    stored = _lanes(_pad(values.view(rows, -1), STEP, 1)).to(torch.uint8).unflatten(-1, (-1, 2))
+    stored = _lanes(_widened(values.view(rows, -1), STEP)).to(torch.uint8).unflatten(-1, (-1, 2))
     kinds = [codes.scale] if codes.minimum is None else [codes.scale, layout.offset * codes.scale - codes.minimum]
-    kinds = [_pad(kind.view(rows, -1), STEP // layout.group, 1) for kind in kinds]
+    kinds = [_widened(kind.view(rows, -1), STEP // layout.group) for kind in kinds]
     # At most 2**8, so that a scale times a code of 8 bits stays a half.
     factor = _power_above(torch.stack(kinds).abs().amax((0, 2)), 8)
     halves = (torch.stack(kinds, -1) / factor.view(-1, 1, 1)).half().flatten(1)
@@ -199,20 +191,18 @@ def _words(stored: Tensor, bits: int) -> Tensor:
     bits 8 P and 16 + 8 P.
     """
     width = 8 if bits == 8 else 4
-    pairs = (stored & ((1 << width) - 1)).int().unflatten(-2, (-1, 16 // width))
-    places = torch.arange(0, 16, width, dtype=torch.int32, device=stored.device).unsqueeze(1)
-    places = places + torch.tensor((0, 16), dtype=torch.int32, device=stored.device)
-    words: Tensor = (pairs << places).sum((-1, -2), dtype=torch.int32)
-    return words
+    return _side_by_side(stored & ((1 << width) - 1), width)
 
 
 def _high(stored: Tensor, bits: int) -> Tensor | None:
     """What 4 bits do not hold: pair m of a high word at bits w m and 16 + w m, w = 1 (16 pairs a word) or 2 (8)."""
-    if bits not in (5, 6):
-        return None
-    width = bits - 4
-    pairs = (stored >> 4).int().unflatten(-2, (-1, 16 // width))
-    places = torch.arange(0, 16, width, dtype=torch.int32, device=stored.device).unsqueeze(1)
-    places = places + torch.tensor((0, 16), dtype=torch.int32, device=stored.device)
+    return _side_by_side(stored >> 4, bits - 4) if bits in (5, 6) else None
+
+
+def _side_by_side(fields: Tensor, width: int) -> Tensor:
+    """Fields of `width` bits, uint8 [..., 16, 2], 16 / width pairs an int32: h = 0 from bit 0 on, h = 1 from bit 16."""
+    pairs = fields.int().unflatten(-2, (-1, 16 // width))
+    places = torch.arange(0, 16, width, dtype=torch.int32, device=fields.device).unsqueeze(1)
+    places = places + torch.tensor((0, 16), dtype=torch.int32, device=fields.device)
     words: Tensor = (pairs << places).sum((-1, -2), dtype=torch.int32)
     return words

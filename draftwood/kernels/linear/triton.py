@@ -60,128 +60,147 @@ _PLAIN_SHIFT, _PLAIN_HIGH = tl.constexpr(28), tl.constexpr(36)
 
 
 @triton.jit
-def _unpack(p_words, p_high, p_scales, p_table, at, BITS: tl.constexpr, GROUP: tl.constexpr, MINIMUM: tl.constexpr,
-            OFFSET: tl.constexpr, LANES: tl.constexpr, ASSEMBLY: tl.constexpr):  # fmt: skip
-    """Weights of lanes `at` int64 [LANES], as fp16 [LANES/4, 128] in the layout's order of inputs.
+def _assembled_codes(b_words, b_high, p_table, BITS: tl.constexpr, LANES: tl.constexpr):
+    """Codes less the offset, fp16 [LANES, 4, 2, 2, 2], two at a time in PTX.
 
-    Numbers that differ between the places of a code are loaded from the table: constants of `tl.arange` would keep
-    Triton from moving the operand's layout up to the loads, and it would convert through shared memory.
+    0x6400 is the half 1024, whose last bit is worth 1: a code put into its low bits is 1024 + code. Numbers that differ
+    between the places of a code are loaded from the table: constants of `tl.arange` would keep Triton from moving the
+    operand's layout up to the loads, and it would convert through shared memory.
     """
     o_two = tl.arange(0, 2)
     e_p1, e_p0 = o_two[None, None, :, None, None], o_two[None, None, None, :, None]
+    if BITS == 16:
+        b_code = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r,r", [tl.broadcast_to(b_words, (LANES, 4, 2, 2, 2))],
+            dtype=tl.float16, is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        b_words = b_words >> tl.load(p_table + _SHIFT + (e_p0 if BITS == 8 else e_p1))
+        b_words = tl.broadcast_to(b_words, (LANES, 4, 2, 2, 2))
+        b_mask = tl.broadcast_to(tl.load(p_table + _MASK + e_p0), (LANES, 4, 2, 2, 2))
+        b_factor = tl.broadcast_to(tl.load(p_table + _FACTOR + e_p0), (LANES, 4, 2, 2, 2))
+        b_offset = tl.broadcast_to(tl.load(p_table + _OFFSET + e_p0), (LANES, 4, 2, 2, 2))
+        if BITS == 5 or BITS == 6:
+            e_r = tl.arange(0, 4)[None, :, None, None, None]
+            b_turn = tl.broadcast_to(tl.load(p_table + _ROTATE + 4 * e_r + 2 * e_p1 + e_p0), (LANES, 4, 2, 2, 2))
+            b_high_mask = tl.broadcast_to(tl.load(p_table + _HIGH_MASK + e_p0), (LANES, 4, 2, 2, 2))
+            b_code = tl.inline_asm_elementwise(
+                "{ .reg .b32 t, u; lop3.b32 t, $1, $3, 0x64006400, 0xea; shf.r.wrap.b32 u, $9, $9, $11; "
+                "lop3.b32 t, u, $13, t, 0xea; fma.rn.f16x2 $0, t, $5, $7; }",
+                "=r" + ",r" * 14, [b_words, b_mask, b_factor, b_offset, b_high, b_turn, b_high_mask],
+                dtype=tl.float16, is_pure=True, pack=2,
+            )  # fmt: skip
+        else:
+            b_code = tl.inline_asm_elementwise(
+                "{ .reg .b32 t; lop3.b32 t, $1, $3, 0x64006400, 0xea; fma.rn.f16x2 $0, t, $5, $7; }",
+                "=r" + ",r" * 8, [b_words, b_mask, b_factor, b_offset],
+                dtype=tl.float16, is_pure=True, pack=2,
+            )  # fmt: skip
+    return b_code
+
+
+@triton.jit
+def _portable_codes(b_words, b_high, p_table, BITS: tl.constexpr, OFFSET: tl.constexpr):
+    """The same, code by code."""
+    o_two = tl.arange(0, 2)
     e_h = o_two[None, None, None, None, :]
-    e_r = tl.arange(0, 4)[None, :, None, None, None]
+    if BITS == 16:
+        b_code = ((b_words >> (16 * e_h)) & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
+    else:
+        e_place = 4 * o_two[None, None, :, None, None] + 2 * o_two[None, None, None, :, None] + e_h
+        b_code = (b_words >> tl.load(p_table + _PLAIN_SHIFT + e_place)) & (255 if BITS == 8 else 15)
+        if BITS == 5 or BITS == 6:
+            b_place = tl.load(p_table + _PLAIN_HIGH + 8 * tl.arange(0, 4)[None, :, None, None, None] + e_place)
+            b_code = b_code | (((b_high >> b_place) & (BITS * 2 - 9)) << 4)
+        b_code = (b_code - OFFSET).to(tl.float16)
+    return b_code
+
+
+@triton.jit
+def _scaled(b_code, p_scales, p_table, at, GROUP: tl.constexpr, MINIMUM: tl.constexpr, LANES: tl.constexpr,
+            ASSEMBLY: tl.constexpr):  # fmt: skip
+    """Codes times the scales of lanes `at`, plus what types with minima add, rounded once."""
+    o_two = tl.arange(0, 2)
+    # Halves of scales, and of offsets behind them, two to a word where there are two.
+    GROUPS: tl.constexpr = 32 // GROUP
+    if GROUPS == 1 and not MINIMUM:
+        b_pair = tl.load(p_scales.to(tl.pointer_type(tl.int16)) + at).to(tl.int32)
+        b_pair = tl.reshape(b_pair, (LANES, 1, 1, 1, 1))
+    elif GROUPS == 1:
+        b_pair = tl.reshape(tl.load(p_scales + at), (LANES, 1, 1, 1, 1))
+    elif MINIMUM:
+        b_pair = tl.load(p_scales + at[:, None] * 2 + o_two[None, :])
+        b_pair = tl.broadcast_to(tl.reshape(b_pair, (LANES, 2, 1)), (LANES, 2, 2))
+        b_pair = tl.reshape(b_pair, (LANES, 4, 1, 1, 1))
+    else:
+        b_pair = tl.broadcast_to(tl.reshape(tl.load(p_scales + at), (LANES, 1, 1)), (LANES, 2, 2))
+        b_pair = tl.reshape(b_pair, (LANES, 4, 1, 1, 1))
+    if ASSEMBLY:
+        if GROUPS == 2 and not MINIMUM:
+            b_select = tl.load(p_table + _SELECT + o_two)
+            b_select = tl.broadcast_to(b_select[None, :, None], (LANES, 2, 2))
+            b_select = tl.reshape(b_select, (LANES, 4, 1, 1, 1))
+            b_scale = tl.inline_asm_elementwise(
+                "prmt.b32 $0, $1, $1, $2;", "=r,r,r", [b_pair, b_select], dtype=tl.int32, is_pure=True, pack=1
+            )
+        else:
+            b_scale = tl.inline_asm_elementwise(
+                "prmt.b32 $0, $1, $1, 0x1010;", "=r,r", [b_pair], dtype=tl.int32, is_pure=True, pack=1
+            )
+        b_scale = tl.broadcast_to(b_scale, (LANES, 4, 2, 2, 2))
+        if MINIMUM:
+            b_least = tl.inline_asm_elementwise(
+                "prmt.b32 $0, $1, $1, 0x3232;", "=r,r", [b_pair], dtype=tl.int32, is_pure=True, pack=1
+            )
+            b_weight = tl.inline_asm_elementwise(
+                "fma.rn.f16x2 $0, $1, $2, $4;", "=r,r,r,r,r,r",
+                [b_code, b_scale, tl.broadcast_to(b_least, (LANES, 4, 2, 2, 2))],
+                dtype=tl.float16, is_pure=True, pack=2,
+            )  # fmt: skip
+        else:
+            b_weight = tl.inline_asm_elementwise(
+                "mul.rn.f16x2 $0, $1, $2;", "=r,r,r,r", [b_code, b_scale],
+                dtype=tl.float16, is_pure=True, pack=2,
+            )  # fmt: skip
+    else:
+        if GROUPS == 2 and not MINIMUM:
+            b_pair = b_pair >> (16 * (tl.arange(0, 4)[None, :, None, None, None] // 2))
+        b_scale = (b_pair & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
+        if MINIMUM:
+            b_least = ((b_pair >> 16) & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
+            b_weight = tl.fma(b_code, tl.broadcast_to(b_scale, b_code.shape), tl.broadcast_to(b_least, b_code.shape))
+        else:
+            b_weight = b_code * b_scale
+    return b_weight
+
+
+@triton.jit
+def _unpack(p_words, p_high, p_scales, p_table, at, BITS: tl.constexpr, GROUP: tl.constexpr, MINIMUM: tl.constexpr,
+            OFFSET: tl.constexpr, LANES: tl.constexpr, ASSEMBLY: tl.constexpr):  # fmt: skip
+    """Weights of lanes `at` int64 [LANES], as fp16 [LANES/4, 128] in the layout's order of inputs."""
     WORDS: tl.constexpr = 8 if BITS == 8 else (16 if BITS == 16 else 4)
     b_words = tl.load(p_words + at[:, None] * WORDS + tl.arange(0, WORDS)[None, :])
-    if BITS == 16:
-        b_words = tl.reshape(b_words, (LANES, 4, 2, 2, 1))
-    elif BITS == 8:
-        b_words = tl.reshape(b_words, (LANES, 4, 2, 1, 1))
-    else:
-        b_words = tl.reshape(b_words, (LANES, 4, 1, 1, 1))
+    b_words = tl.reshape(b_words, (LANES, 4, 1 if WORDS == 4 else 2, 2 if WORDS == 16 else 1, 1))
+    b_high = b_words
     if BITS == 5 or BITS == 6:
         HIGH: tl.constexpr = BITS - 4
         b_high = tl.load(p_high + at[:, None] * HIGH + tl.arange(0, HIGH)[None, :])
         b_high = tl.broadcast_to(tl.reshape(b_high, (LANES, HIGH, 1)), (LANES, HIGH, 4 // HIGH))
         b_high = tl.broadcast_to(tl.reshape(b_high, (LANES, 4, 1, 1, 1)), (LANES, 4, 2, 2, 2))
-
     if ASSEMBLY:
-        if BITS == 16:
-            b_code = tl.inline_asm_elementwise(
-                "mov.b32 $0, $1;", "=r,r,r", [tl.broadcast_to(b_words, (LANES, 4, 2, 2, 2))],
-                dtype=tl.float16, is_pure=True, pack=2,
-            )  # fmt: skip
-        else:
-            b_words = b_words >> tl.load(p_table + _SHIFT + (e_p0 if BITS == 8 else e_p1))
-            b_words = tl.broadcast_to(b_words, (LANES, 4, 2, 2, 2))
-            b_mask = tl.broadcast_to(tl.load(p_table + _MASK + e_p0), (LANES, 4, 2, 2, 2))
-            b_factor = tl.broadcast_to(tl.load(p_table + _FACTOR + e_p0), (LANES, 4, 2, 2, 2))
-            b_offset = tl.broadcast_to(tl.load(p_table + _OFFSET + e_p0), (LANES, 4, 2, 2, 2))
-            # 0x6400 is the half 1024, whose last bit is worth 1: a code put into its low bits is 1024 + code.
-            if BITS == 5 or BITS == 6:
-                b_turn = tl.broadcast_to(tl.load(p_table + _ROTATE + 4 * e_r + 2 * e_p1 + e_p0), (LANES, 4, 2, 2, 2))
-                b_high_mask = tl.broadcast_to(tl.load(p_table + _HIGH_MASK + e_p0), (LANES, 4, 2, 2, 2))
-                b_code = tl.inline_asm_elementwise(
-                    "{ .reg .b32 t, u; lop3.b32 t, $1, $3, 0x64006400, 0xea; shf.r.wrap.b32 u, $9, $9, $11; "
-                    "lop3.b32 t, u, $13, t, 0xea; fma.rn.f16x2 $0, t, $5, $7; }",
-                    "=r" + ",r" * 14, [b_words, b_mask, b_factor, b_offset, b_high, b_turn, b_high_mask],
-                    dtype=tl.float16, is_pure=True, pack=2,
-                )  # fmt: skip
-            else:
-                b_code = tl.inline_asm_elementwise(
-                    "{ .reg .b32 t; lop3.b32 t, $1, $3, 0x64006400, 0xea; fma.rn.f16x2 $0, t, $5, $7; }",
-                    "=r" + ",r" * 8, [b_words, b_mask, b_factor, b_offset],
-                    dtype=tl.float16, is_pure=True, pack=2,
-                )  # fmt: skip
+        b_weight = _assembled_codes(b_words, b_high, p_table, BITS, LANES)
     else:
-        if BITS == 16:
-            b_code = ((b_words >> (16 * e_h)) & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
-        else:
-            b_code = (b_words >> tl.load(p_table + _PLAIN_SHIFT + 4 * e_p1 + 2 * e_p0 + e_h)) & (
-                255 if BITS == 8 else 15
-            )
-            if BITS == 5 or BITS == 6:
-                b_place = tl.load(p_table + _PLAIN_HIGH + 8 * e_r + 4 * e_p1 + 2 * e_p0 + e_h)
-                b_code = b_code | (((b_high >> b_place) & (BITS * 2 - 9)) << 4)
-            b_code = (b_code - OFFSET).to(tl.float16)
-
-    if BITS == 16:
-        b_weight = b_code
-    else:
-        # Halves of scales, and of offsets behind them, two to a word where there are two.
-        GROUPS: tl.constexpr = 32 // GROUP
-        if GROUPS == 1 and not MINIMUM:
-            b_pair = tl.load(p_scales.to(tl.pointer_type(tl.int16)) + at).to(tl.int32)
-            b_pair = tl.reshape(b_pair, (LANES, 1, 1, 1, 1))
-        elif GROUPS == 1:
-            b_pair = tl.reshape(tl.load(p_scales + at), (LANES, 1, 1, 1, 1))
-        elif MINIMUM:
-            b_pair = tl.load(p_scales + at[:, None] * 2 + o_two[None, :])
-            b_pair = tl.broadcast_to(tl.reshape(b_pair, (LANES, 2, 1)), (LANES, 2, 2))
-            b_pair = tl.reshape(b_pair, (LANES, 4, 1, 1, 1))
-        else:
-            b_pair = tl.broadcast_to(tl.reshape(tl.load(p_scales + at), (LANES, 1, 1)), (LANES, 2, 2))
-            b_pair = tl.reshape(b_pair, (LANES, 4, 1, 1, 1))
-        if ASSEMBLY:
-            if GROUPS == 2 and not MINIMUM:
-                b_select = tl.load(p_table + _SELECT + o_two)
-                b_select = tl.broadcast_to(b_select[None, :, None], (LANES, 2, 2))
-                b_select = tl.reshape(b_select, (LANES, 4, 1, 1, 1))
-                b_scale = tl.inline_asm_elementwise(
-                    "prmt.b32 $0, $1, $1, $2;", "=r,r,r", [b_pair, b_select], dtype=tl.int32, is_pure=True, pack=1
-                )
-            else:
-                b_scale = tl.inline_asm_elementwise(
-                    "prmt.b32 $0, $1, $1, 0x1010;", "=r,r", [b_pair], dtype=tl.int32, is_pure=True, pack=1
-                )
-            b_scale = tl.broadcast_to(b_scale, (LANES, 4, 2, 2, 2))
-            if MINIMUM:
-                b_least = tl.inline_asm_elementwise(
-                    "prmt.b32 $0, $1, $1, 0x3232;", "=r,r", [b_pair], dtype=tl.int32, is_pure=True, pack=1
-                )
-                b_weight = tl.inline_asm_elementwise(
-                    "fma.rn.f16x2 $0, $1, $2, $4;", "=r,r,r,r,r,r",
-                    [b_code, b_scale, tl.broadcast_to(b_least, (LANES, 4, 2, 2, 2))],
-                    dtype=tl.float16, is_pure=True, pack=2,
-                )  # fmt: skip
-            else:
-                b_weight = tl.inline_asm_elementwise(
-                    "mul.rn.f16x2 $0, $1, $2;", "=r,r,r,r", [b_code, b_scale],
-                    dtype=tl.float16, is_pure=True, pack=2,
-                )  # fmt: skip
-        else:
-            if GROUPS == 2 and not MINIMUM:
-                b_pair = b_pair >> (16 * (e_r // 2))
-            b_scale = (b_pair & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
-            if MINIMUM:
-                b_least = ((b_pair >> 16) & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
-                b_weight = tl.fma(
-                    b_code, tl.broadcast_to(b_scale, b_code.shape), tl.broadcast_to(b_least, b_code.shape)
-                )
-            else:
-                b_weight = b_code * b_scale
+        b_weight = _portable_codes(b_words, b_high, p_table, BITS, OFFSET)
+    if BITS != 16:
+        b_weight = _scaled(b_weight, p_scales, p_table, at, GROUP, MINIMUM, LANES, ASSEMBLY)
     b_weight = tl.permute(tl.reshape(b_weight, (LANES // 4, 4, 4, 2, 2, 2)), (0, 2, 3, 4, 1, 5))
     return tl.reshape(b_weight, (LANES // 4, 128))
+
+
+@triton.jit
+def _program_of(step, P, all_steps):
+    """The program that does a step."""
+    return ((step + 1) * P - 1) // all_steps
 
 
 @triton.jit
@@ -214,7 +233,7 @@ def _decode(
             for t in tl.static_range(TILES):
                 b_more = b_more + (tl.dot(b_weight, tl.load(p_step + t * ROWS * K), b_sums[t]),)  # type: ignore[assignment]  # noqa: RUF005
             b_sums = b_more
-        part = program - ((tile * steps + 1) * P - 1) // all_steps
+        part = program - _program_of(tile * steps, P, all_steps)
         p_out = p_parts + (part * (TILES * ROWS) + o_row[None, :]).to(tl.int64) * N + tile * OUTPUTS + o_n[:, None]
         for t in tl.static_range(TILES):
             tl.store(p_out + t * ROWS * N, b_sums[t])
@@ -228,8 +247,8 @@ def _add_parts(p_parts, p_x_factor, p_factor, p_out, N, K, P, REAL, TILE_ROWS, O
     o_n = tile * OUTPUTS + tl.arange(0, OUTPUTS)
     steps = K // 128
     all_steps = N // OUTPUTS * steps
-    first = ((tile * steps + 1) * P - 1) // all_steps
-    last = ((tile * steps + steps) * P - 1) // all_steps
+    first = _program_of(tile * steps, P, all_steps)
+    last = _program_of(tile * steps + steps - 1, P, all_steps)
     b_sum = tl.load(p_parts + row.to(tl.int64) * N + o_n)
     for part in range(1, last - first + 1):
         b_sum += tl.load(p_parts + (part * TILE_ROWS + row).to(tl.int64) * N + o_n)
