@@ -188,7 +188,7 @@ def ops(
     runs = []
     with steps(len(cases)) as begin:
         for case in cases:
-            begin(f"{case.name} {case.block_type.name} {case.outputs} x {case.inputs}")
+            begin(f"{case.name} {case.types} {case.outputs} x {case.inputs}")
             runs.append(suite.measure(case, counts, prefill and not suite.is_head(case), repeats))
     commit = report.commit()
     head = suite.conditions(limits, model, commit, repeats)

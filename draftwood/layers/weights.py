@@ -14,7 +14,7 @@ from draftwood.errors import FormatError
 from draftwood.formats.ggml import BlockType
 from draftwood.formats.source import TensorInfo, TensorSource
 from draftwood.kernels.dequant import dequantise
-from draftwood.kernels.linear import LinearRequest, load_linear
+from draftwood.kernels.linear import LinearRequest, join_linear, load_linear
 from draftwood.layers.embedding import Embedding
 from draftwood.layers.linear import Linear, Projection
 
@@ -102,6 +102,9 @@ class Weights:
             weight = load_linear(raw, LinearRequest(block_type, *size, self.device, self.dtype, self.exact))
             self.forms[weight.form] = self.forms.get(weight.form, 0) + raw.nbytes
             parts.append((weight, rows))
+        joined = join_linear([weight for weight, _ in parts]) if len(parts) > 1 else None
+        if joined is not None:
+            parts = [(joined, [count for _, rows in parts for count in rows])]
         return Projection(parts, [matrix.scale for matrix in matrices])
 
     def embedding(self, name: str, rows: int, width: int) -> Embedding:

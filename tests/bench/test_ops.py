@@ -20,14 +20,14 @@ def test_the_cases_are_all_matrices_of_the_model() -> None:
     table = target.tensors["token_embd.weight"].nbytes
     matrices = [info for info in target.tensors.values() if len(info.shape) == 2 and info.shape[1] > 4]
     assert sum(case.count * case.gguf_bytes for case in cases) == sum(info.nbytes for info in matrices) - table
-    by_name = {(case.name, case.block_type.name): case for case in cases}
+    by_name = {(case.name, case.types): case for case in cases}
     assert by_name["ffn_gate+ffn_up", "Q4_K"].outputs == 34816 and by_name["ffn_gate+ffn_up", "Q4_K"].count == 64
     assert ops.is_head(by_name["output", "Q6_K"])
 
 
 def test_shares_are_bytes_over_time() -> None:
     limits = ops.Limits("a device", bandwidth=1e12, rate=1e14)
-    one, two = (ops.Case(name, BLOCK_TYPES["Q8_0"], 1024, 1024, count) for name, count in (("a", 3), ("b", 1)))
+    one, two = (ops.Case(name, ((BLOCK_TYPES["Q8_0"], 1024),), 1024, count) for name, count in (("a", 3), ("b", 1)))
     nbytes = 1024 * 1024 * 34 // 32
     runs = [
         ops.CaseRun(one, {16: Sample(2.0, 1.9, 2.2)}, Sample(100.0, 99.0, 101.0), Sample(1.0, 1.0, 1.0)),
@@ -52,6 +52,6 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.gpu
 def test_a_small_matrix_passes_the_gates() -> None:
-    case = ops.Case("a", BLOCK_TYPES["Q4_K"], 256, 512)
+    case = ops.Case("a", ((BLOCK_TYPES["Q4_K"], 256), (BLOCK_TYPES["Q6_K"], 64)), 512)
     run = ops.measure(case, (1, 16), True, 1)
     assert run.products[16].middle > 0 and run.prefill is not None

@@ -64,7 +64,8 @@ def compile_kernel(kernel: Any, target: str, arguments: Mapping[str, Any], **opt
     """Compile as a launch with these arguments would.
 
     kernel: a function under `triton.jit`. target: a key of SHARED_LIMIT. arguments, by name: a torch.dtype stands for a
-    tensor (16-byte aligned), a number for itself; parameters marked `tl.constexpr` and None are taken as they are.
+    tensor (16-byte aligned), a number for itself, a tuple for its members; parameters marked `tl.constexpr` and None
+    are taken as they are.
     options: num_warps, num_stages and so on.
     """
     triton = pytest.importorskip("triton")
@@ -73,21 +74,29 @@ def compile_kernel(kernel: Any, target: str, arguments: Mapping[str, Any], **opt
 
     signature, constants, aligned = {}, {}, {}
     assert set(arguments) == set(kernel.arg_names), f"{kernel.__name__} takes {', '.join(kernel.arg_names)}"
+
+    def kind_of(value: Any, place: tuple[int, ...]) -> Any:
+        if isinstance(value, tuple):
+            return tuple(kind_of(each, (*place, index)) for index, each in enumerate(value))
+        if isinstance(value, torch.dtype):
+            kind = POINTERS[value]
+        elif isinstance(value, float):
+            return "fp32"
+        elif value is None or value == 1:  # A launch makes a constant of 1.
+            constants[place] = value
+            return "constexpr"
+        else:
+            kind = "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
+        if isinstance(value, torch.dtype) or value % 16 == 0:
+            aligned[place] = [["tt.divisibility", 16]]
+        return kind
+
     for place, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
-        kind = "constexpr"
-        if not parameter.is_constexpr and value is not None:
-            if isinstance(value, torch.dtype):
-                kind = POINTERS[value]
-            elif isinstance(value, float):
-                kind = "fp32"
-            elif value != 1:  # A launch makes a constant of 1.
-                kind = "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
-            if isinstance(value, torch.dtype) or (kind[0] == "i" and value % 16 == 0):
-                aligned[place,] = [["tt.divisibility", 16]]
-        signature[parameter.name] = kind
-        if kind == "constexpr":
-            constants[place,] = value
+        if parameter.is_constexpr:
+            constants[place,], signature[parameter.name] = value, "constexpr"
+        else:
+            signature[parameter.name] = kind_of(value, (place,))
     arch: int | str = target if target.startswith("gfx") else int(target.removeprefix("sm_"))
     backend = GPUTarget("hip" if isinstance(arch, str) else "cuda", arch, 32)
     made = triton.compile(ASTSource(kernel, signature, constants, aligned), target=backend, options=options)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from draftwood.kernels.draw import draw
 from draftwood.kernels.linear.packing import STEP, PackedMatrix, pack
 from draftwood.models import known
 
+if TYPE_CHECKING:
+    from draftwood.kernels.linear.triton import Joined
+
 PROMPT = 2048
 LARGEST_ERROR = 1e-3
 TOGETHER = (
@@ -31,25 +34,37 @@ TOGETHER = (
     ("attn_qkv", "attn_gate", "ssm_alpha", "ssm_beta"),
     ("ffn_gate", "ffn_up"),
 )
-"""Matrices of a block with one input; neighbours of one block type are one launch, as in `Weights.projection`."""
+"""Matrices of a block with one input, which are one launch, as in `Weights.projection`."""
 
 _COPIED = 300_000_000
 
 
 @dataclass(frozen=True)
 class Case:
-    """A matrix as it is launched, and how often the model has it."""
+    """Matrices as they are launched, and how often the model has them.
+
+    parts: block type and outputs of each; neighbours of one block type are one matrix.
+    """
 
     name: str
-    block_type: BlockType
-    outputs: int
+    parts: tuple[tuple[BlockType, int], ...]
     inputs: int
     count: int = 1
 
     @property
+    def outputs(self) -> int:
+        """Of all of them."""
+        return sum(outputs for _, outputs in self.parts)
+
+    @property
+    def types(self) -> str:
+        """Their block types."""
+        return "+".join(block_type.name for block_type, _ in self.parts)
+
+    @property
     def gguf_bytes(self) -> int:
-        """Its bytes in the file."""
-        return self.outputs * self.block_type.row_bytes(self.inputs)
+        """Their bytes in the file."""
+        return sum(outputs * block_type.row_bytes(self.inputs) for block_type, outputs in self.parts)
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ def cases(model: str) -> list[Case]:
     tensors = {
         name: info for name, info in known.target(key).tensors.items() if len(info.shape) == 2 and info.shape[1] >= STEP
     }
-    found: dict[tuple[Any, ...], Case] = {}
+    found: dict[Case, int] = {}
     blocks: dict[str, list[str]] = {}
     for name in tensors:
         at, _, rest = name.rpartition(".weight")[0].rpartition(".")
@@ -88,17 +103,13 @@ def cases(model: str) -> list[Case]:
     for at, names in blocks.items():
         for group in _groups(names):
             infos = [tensors[f"{at}.{name}.weight" if at else f"{name}.weight"] for name in group]
-            for kind, members in groupby(infos, key=lambda info: info.block_type):
-                run = list(members)
-                if run[0].name.startswith("token_embd") and "output.weight" in tensors:
-                    continue  # looked up, not multiplied
-                shapes = tuple(info.shape for info in run)
-                case = Case(
-                    "+".join(info.name.split(".")[-2] for info in run), kind, sum(n for n, _ in shapes), shapes[0][1]
-                )
-                place = (case.name, kind.name, shapes)
-                found[place] = replace(case, count=found[place].count + 1) if place in found else case
-    return list(found.values())
+            if group[0].startswith("token_embd") and "output.weight" in tensors:
+                continue  # looked up, not multiplied
+            runs = [(kind, list(run)) for kind, run in groupby(infos, key=lambda info: info.block_type)]
+            parts = tuple((kind, sum(info.shape[0] for info in run)) for kind, run in runs)
+            case = Case("+".join(group), parts, infos[0].shape[1])
+            found[case] = found.get(case, 0) + 1
+    return [replace(case, count=count) for case, count in found.items()]
 
 
 def _groups(names: list[str]) -> Iterator[list[str]]:
@@ -126,28 +137,32 @@ def measure(case: Case, rows: tuple[int, ...], prefill: bool, repeats: int) -> C
     """Gates, then times; a DraftwoodError where a gate is red."""
     from draftwood.kernels.linear import triton
 
-    raw = draw(1, case.block_type, (case.outputs, case.inputs), case.inputs**-0.5, "cuda")
-    matrix = pack(raw, case.block_type, case.inputs)
+    raws = [draw(1, kind, (outputs, case.inputs), case.inputs**-0.5, "cuda") for kind, outputs in case.parts]
+    joined = triton.join([pack(raw, kind, case.inputs) for raw, (kind, _) in zip(raws, case.parts, strict=True)])
     x = torch.randn(PROMPT, case.inputs, device="cuda")
-    _gate(case, raw, matrix, x[:64])
-    del raw
-    copies = [matrix] + [_copy(matrix) for _ in range(max(1, -(-_COPIED // matrix.nbytes)) - 1)]
+    _gate(case, raws, joined, x[:64])
+    del raws
+    copies = [joined] + [_copy(joined) for _ in range(max(1, -(-_COPIED // joined.nbytes)) - 1)]
     products = {}
     for count in rows:
         _, padded = triton.padded_rows(count, triton.tiling_of(x.device))
-        staged = triton.stage(x[:count], matrix.padded[1], padded)
+        staged = triton.stage(x[:count], joined.padded[1], padded)
 
         def run(staged: tuple[Tensor, Tensor] = staged, count: int = count) -> list[Tensor]:
             return [triton.product(*staged, each, count) for each in copies]
 
         products[count] = _timed(run, len(copies), repeats)
     _, padded = triton.padded_rows(16, triton.tiling_of(x.device))
-    staging = _timed(lambda: [triton.stage(x[:16], matrix.padded[1], padded)[0] for _ in range(20)], 20, repeats)
-    whole = _timed(lambda: [triton.prefill(x, matrix)], 1, repeats) if prefill else None
+    staging = _timed(lambda: [triton.stage(x[:16], joined.padded[1], padded)[0] for _ in range(20)], 20, repeats)
+    whole = _timed(lambda: [triton.prefill(x, joined)], 1, repeats) if prefill else None
     return CaseRun(case, products, whole, staging)
 
 
-def _copy(matrix: PackedMatrix) -> PackedMatrix:
+def _copy(joined: Joined) -> Joined:
+    return replace(joined, matrices=tuple(_copied(matrix) for matrix in joined.matrices))
+
+
+def _copied(matrix: PackedMatrix) -> PackedMatrix:
     return replace(
         matrix,
         words=matrix.words.clone(),
@@ -156,21 +171,24 @@ def _copy(matrix: PackedMatrix) -> PackedMatrix:
     )
 
 
-def _gate(case: Case, raw: Tensor, matrix: PackedMatrix, x: Tensor) -> None:
+def _gate(case: Case, raws: list[Tensor], joined: Joined, x: Tensor) -> None:
     """Near the exact product of some outputs, and rows alone as in a full pass."""
     from draftwood.kernels.linear import triton
 
-    some = torch.arange(0, case.outputs, max(1, case.outputs // 2048), device="cuda")
-    exact = x.double() @ dequantise(raw[some], case.block_type).double().T
-    made = triton.decode(x, matrix)
-    for out in (made, triton.prefill(x, matrix)):
-        error = float((out[:, some].double() - exact).norm() / exact.norm())
-        if not error <= LARGEST_ERROR:
-            raise DraftwoodError(
-                f"{case.name} is off by {error:.1e}, at most {LARGEST_ERROR:.0e} was expected; no speed is shown."
-            )
+    made, prefilled = triton.decode(x, joined), triton.prefill(x, joined)
+    first = 0
+    for raw, (kind, outputs) in zip(raws, case.parts, strict=True):
+        some = torch.arange(0, outputs, max(1, outputs // 2048), device="cuda")
+        exact = x.double() @ dequantise(raw[some], kind).double().T
+        for out in (made, prefilled):
+            error = float((out[:, first + some].double() - exact).norm() / exact.norm())
+            if not error <= LARGEST_ERROR:
+                raise DraftwoodError(
+                    f"{case.name} is off by {error:.1e}, at most {LARGEST_ERROR:.0e} was expected; no speed is shown."
+                )
+        first += outputs
     for count in (1, 9, 23):
-        if not torch.equal(triton.decode(x[64 - count :].clone(), matrix), made[64 - count :]):
+        if not torch.equal(triton.decode(x[64 - count :].clone(), joined), made[64 - count :]):
             raise DraftwoodError(f"{case.name}: {count} rows have other bits than 64; no speed is shown.")
 
 
@@ -220,7 +238,7 @@ def is_head(case: Case) -> bool:
 
 def table(runs: list[CaseRun], rows: tuple[int, ...], limits: Limits) -> list[str]:
     """Matrices down; microseconds and percent of the read bandwidth by rows, prefill in percent of the matrix rate."""
-    head = f"{'matrix':<34}{'type':>6}{'shape':>15}{'MB':>7}{'times':>6}"
+    head = f"{'matrices':<42}{'types':>15}{'shape':>15}{'MB':>7}{'times':>6}"
     lines = [head + "".join(f"{f'{n} rows':>15}" for n in rows) + f"{'prefill':>9}"]
     lines.append("-" * len(lines[0]))
     for run in runs:
@@ -229,13 +247,13 @@ def table(runs: list[CaseRun], rows: tuple[int, ...], limits: Limits) -> list[st
             f"{f'{run.products[n].middle:.1f} us {_percent(case, run.products[n], limits):.0f} %':>15}" for n in rows
         )
         rate = "" if run.prefill is None else f"{prefill_share([run], limits):.0f} %"
-        facts = f"{case.block_type.name:>6}{f'{case.outputs}x{case.inputs}':>15}{case.gguf_bytes / 1e6:>7.1f}"
-        lines.append(f"{case.name:<34}{facts}{case.count:>6}{cells}{rate:>9}")
+        facts = f"{case.types:>15}{f'{case.outputs}x{case.inputs}':>15}{case.gguf_bytes / 1e6:>7.1f}"
+        lines.append(f"{case.name:<42}{facts}{case.count:>6}{cells}{rate:>9}")
     lines.append("-" * len(lines[0]))
     cells = "".join(
         f"{f'{total_microseconds(runs, n) / 1000:.2f} ms {share(runs, n, limits):.0f} %':>15}" for n in rows
     )
-    lines.append(f"{'one pass over all':<68}{cells}{prefill_share(runs, limits):>7.0f} %")
+    lines.append(f"{'one pass over all':<85}{cells}{prefill_share(runs, limits):>7.0f} %")
     widest = max(run.products[n].spread_percent for run in runs for n in rows)
     lines.append(f"percent of the read bandwidth in GGUF bytes; widest spread of a median {widest:.0f} %")
     return lines
@@ -278,7 +296,7 @@ def as_json(
         "matrices": [
             {
                 "name": run.case.name,
-                "type": run.case.block_type.name,
+                "types": run.case.types,
                 "outputs": run.case.outputs,
                 "inputs": run.case.inputs,
                 "count": run.case.count,

@@ -7,6 +7,8 @@ and the same form then serves every row count. A draft need not be exact and may
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from draftwood.kernels._select import select
@@ -18,9 +20,16 @@ from draftwood.kernels.linear.packed import PACKED
 
 FORMS: tuple[LinearForm, ...] = (PACKED, INT8_CPU, INT4_CPU, BFLOAT16, FLOAT32)
 
-__all__ = ["FORMS", "LinearForm", "LinearRequest", "LinearWeight", "load_linear"]
+__all__ = ["FORMS", "LinearForm", "LinearRequest", "LinearWeight", "join_linear", "load_linear"]
 
 
 def load_linear(raw: Tensor, request: LinearRequest) -> LinearWeight:
     """Make a matrix from its GGUF bytes: raw uint8 [N, row bytes] on the request's device."""
     return select("linear", FORMS, request).prepare(raw, request)
+
+
+def join_linear(weights: Sequence[LinearWeight]) -> LinearWeight | None:
+    """One weight for several with one input, or None where their form multiplies them one by one."""
+    forms = {weight.form for weight in weights}
+    form = next(form for form in FORMS if form.name == weights[0].form)
+    return form.join(weights) if len(forms) == 1 and form.join is not None else None

@@ -6,7 +6,7 @@ Letters: R rows of a decode pass, T tokens of a prefill pass, N output features,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,11 +54,15 @@ class LinearWeight(ABC):
 
 @dataclass(frozen=True)
 class LinearForm:
-    """A way to store a matrix: its name, what it cannot do (a reason, or None) and how it is made from GGUF bytes."""
+    """A way to store a matrix: its name, what it cannot do (a reason, or None) and how it is made from GGUF bytes.
+
+    join: makes one weight of several with one input, their outputs side by side, where that saves time.
+    """
 
     name: str
     can_run: Callable[[LinearRequest], str | None]
     prepare: Callable[[Tensor, LinearRequest], LinearWeight]
+    join: Callable[[Sequence[LinearWeight]], LinearWeight] | None = None
 
 
 def by_granule(x: Tensor, weight: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from draftwood.kernels._select import without_triton
@@ -10,27 +12,27 @@ from draftwood.kernels.linear.packing import LAYOUTS, PackedMatrix, pack
 
 
 class PackedWeight(LinearWeight):
-    """A matrix in the layout of `packing`."""
+    """Matrices with one input in the layout of `packing`, their outputs side by side."""
 
     form = "packed"
 
-    def __init__(self, matrix: PackedMatrix) -> None:
+    def __init__(self, matrices: Sequence[PackedMatrix]) -> None:
         from draftwood.kernels.linear import triton
 
-        self.matrix, self._kernels = matrix, triton
+        self.joined, self._kernels = triton.join(matrices), triton
 
     def decode(self, x: Tensor) -> Tensor:
         """See LinearWeight."""
-        return self._kernels.decode(x, self.matrix)
+        return self._kernels.decode(x, self.joined)
 
     def prefill(self, x: Tensor) -> Tensor:
         """See LinearWeight."""
-        return self._kernels.prefill(x, self.matrix)
+        return self._kernels.prefill(x, self.joined)
 
     @property
     def nbytes(self) -> int:
         """Bytes held in memory."""
-        return self.matrix.nbytes
+        return self.joined.nbytes
 
 
 def _can_run(request: LinearRequest) -> str | None:
@@ -42,7 +44,11 @@ def _can_run(request: LinearRequest) -> str | None:
 
 
 def _prepare(raw: Tensor, request: LinearRequest) -> LinearWeight:
-    return PackedWeight(pack(raw, request.block_type, request.in_features))
+    return PackedWeight([pack(raw, request.block_type, request.in_features)])
 
 
-PACKED = LinearForm("packed", _can_run, _prepare)
+def _join(weights: Sequence[LinearWeight]) -> LinearWeight:
+    return PackedWeight([m for weight in weights if isinstance(weight, PackedWeight) for m in weight.joined.matrices])
+
+
+PACKED = LinearForm("packed", _can_run, _prepare, _join)

@@ -27,6 +27,9 @@ STEP = 128
 _BLOCK = 32
 """Outputs of a block in memory, and inputs of a lane."""
 
+CODE_UNIT = 2.0**24
+"""A code is read as the bits of a half, which stand for code * 2**-24; scales make up for it."""
+
 _SLAB_WEIGHTS = 1 << 23
 """Weights that are packed at once: temporaries take about 30 bytes each."""
 
@@ -35,9 +38,10 @@ _SLAB_WEIGHTS = 1 << 23
 class Layout:
     """How codes and scales of a matrix are kept.
 
-    A weight is scale * (code - offset). Where the type has minima the weight of code `offset` is added, which rounds
-    finer than that of code 0. bits: of a code, 4, 5, 6 or 8; 16 stands for halves without scales. group: weights that
-    share a scale, 32 or 16. minimum: whether the type has minima. offset: 0 to 128.
+    A weight is scale * (code - offset), or scale * code + the weight of code 0 where the type has minima, and code
+    `offset` is then one in the middle, whose weight rounding is to keep. bits: of a code, 4, 5, 6 or 8; 16 stands for
+    halves without scales. group: weights that share a scale, 32 or 16. minimum: whether the type has minima. offset: 0
+    to 128.
     """
 
     bits: int
@@ -169,13 +173,21 @@ def _codes(raw: Tensor, block_type: BlockType, layout: Layout) -> Packed:
     codes = CODES[block_type.name](raw.reshape(-1, block_type.type_size))
     values = codes.values if layout.minimum else codes.values + layout.offset
     stored = _lanes(_widened(values.view(rows, -1), STEP)).to(torch.uint8).unflatten(-1, (-1, 2))
-    kinds = [codes.scale] if codes.minimum is None else [codes.scale, layout.offset * codes.scale - codes.minimum]
-    kinds = [_widened(kind.view(rows, -1), STEP // layout.group) for kind in kinds]
-    # At most 2**8, so that a scale times a code of 8 bits stays a half.
-    factor = _power_above(torch.stack(kinds).abs().amax((0, 2)), 8)
-    halves = (torch.stack(kinds, -1) / factor.view(-1, 1, 1)).half().flatten(1)
-    groups = halves.unflatten(0, (-1, _BLOCK)).unflatten(-1, (-1, 4, layout.scale_bytes // 2)).transpose(1, 2)
-    return _words(stored, layout.bits), _high(stored, layout.bits), groups.contiguous().view(torch.int16), factor
+    scale = _widened(codes.scale.view(rows, -1), STEP // layout.group)
+    kinds = [scale * CODE_UNIT]
+    if codes.minimum is not None:
+        kinds.append(-_widened(codes.minimum.view(rows, -1), STEP // layout.group))
+    factor = _power_above(torch.stack(kinds).abs().amax((0, 2)), 15)
+    halves = [(kind / factor.unsqueeze(1)).half() for kind in kinds]
+    if codes.minimum is not None:
+        # What rounding the scale takes off the weight of code `offset`, the weight of code 0 makes up for.
+        lost = (kinds[0] / factor.unsqueeze(1) - halves[0].float()) * (layout.offset / CODE_UNIT)
+        halves[1] = (kinds[1] / factor.unsqueeze(1) + lost).half()
+    groups = (
+        torch.stack(halves, -1).flatten(1).unflatten(0, (-1, _BLOCK)).unflatten(-1, (-1, 4, layout.scale_bytes // 2))
+    )
+    scales = groups.transpose(1, 2).contiguous().view(torch.int16)
+    return _words(stored, layout.bits), _high(stored, layout.bits), scales, factor
 
 
 def _power_above(largest: Tensor, exponent: int) -> Tensor:
@@ -191,18 +203,26 @@ def _words(stored: Tensor, bits: int) -> Tensor:
     bits 8 P and 16 + 8 P.
     """
     width = 8 if bits == 8 else 4
-    return _side_by_side(stored & ((1 << width) - 1), width)
+    return _side_by_side(stored & ((1 << width) - 1), tuple(range(0, 16, width)))
+
+
+def high_places(width: int) -> tuple[int, ...]:
+    """Where the high words have the pairs' bits above the fourth, `width` of them: the bit of h = 0, for h = 1 16 more.
+
+    Pairs 2 j and 2 j + 1 lie four bits apart, as their codes' low parts do, so that one rotation serves both.
+    """
+    return tuple(8 * (at // 4) + at % 4 + pair for at in range(0, 8, width) for pair in (0, 4)) if width else (0,)
 
 
 def _high(stored: Tensor, bits: int) -> Tensor | None:
-    """What 4 bits do not hold: pair m of a high word at bits w m and 16 + w m, w = 1 (16 pairs a word) or 2 (8)."""
-    return _side_by_side(stored >> 4, bits - 4) if bits in (5, 6) else None
+    """What 4 bits do not hold, at `high_places`."""
+    return _side_by_side(stored >> 4, high_places(bits - 4)) if bits in (5, 6) else None
 
 
-def _side_by_side(fields: Tensor, width: int) -> Tensor:
-    """Fields of `width` bits, uint8 [..., 16, 2], 16 / width pairs an int32: h = 0 from bit 0 on, h = 1 from bit 16."""
-    pairs = fields.int().unflatten(-2, (-1, 16 // width))
-    places = torch.arange(0, 16, width, dtype=torch.int32, device=fields.device).unsqueeze(1)
-    places = places + torch.tensor((0, 16), dtype=torch.int32, device=fields.device)
-    words: Tensor = (pairs << places).sum((-1, -2), dtype=torch.int32)
+def _side_by_side(fields: Tensor, places: tuple[int, ...]) -> Tensor:
+    """Fields uint8 [..., 16, 2], len(places) pairs an int32: h = 0 at the bit of its place, h = 1 16 bits above."""
+    pairs = fields.int().unflatten(-2, (-1, len(places)))
+    bits = torch.tensor(places, dtype=torch.int32, device=fields.device).unsqueeze(1)
+    bits = bits + torch.tensor((0, 16), dtype=torch.int32, device=fields.device)
+    words: Tensor = (pairs << bits).sum((-1, -2), dtype=torch.int32)
     return words

@@ -6,9 +6,9 @@ In comments, a lane's 32 weights have the axes r p1 p0 h: word, and the places o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 import triton
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from draftwood.kernels._rows import aligned, row_stride
-from draftwood.kernels.linear.packing import OUTPUTS, STEP, Layout, PackedMatrix
+from draftwood.kernels.linear.packing import OUTPUTS, STEP, Layout, PackedMatrix, high_places
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Tiling:
     warps: int
     stages: int
 
-    def options(self, layout: Layout) -> dict[str, int]:
+    def options(self, *layouts: Layout) -> dict[str, int]:
         """Of a launch. Halves take so much shared memory that two stages must do."""
-        return {"num_warps": self.warps, "num_stages": min(self.stages, 2) if layout.bits == 16 else self.stages}
+        halves = any(layout.bits == 16 for layout in layouts)
+        return {"num_warps": self.warps, "num_stages": min(self.stages, 2) if halves else self.stages}
 
 
 NVIDIA = Tiling(rows=8, outputs=128, warps=4, stages=4)
@@ -55,17 +56,17 @@ _PREFILL = {"ROWS": 128, "OUTPUTS": 128, "INPUTS": 64, "GROUP": 8}
 """The tile of a prefill product."""
 
 # Where a table of numbers has what.
-_SHIFT, _MASK, _FACTOR, _OFFSET, _HIGH_MASK, _ROTATE, _SELECT = (tl.constexpr(at) for at in (0, 2, 4, 6, 8, 10, 26))
-_PLAIN_SHIFT, _PLAIN_HIGH = tl.constexpr(28), tl.constexpr(36)
+_SHIFT, _MASK, _HIGH_MASK, _FACTOR, _ROTATE, _SELECT = (tl.constexpr(at) for at in (0, 2, 4, 6, 8, 16))
+_OFFSET, _PLAIN_HIGH = tl.constexpr(18), tl.constexpr(19)
 
 
 @triton.jit
 def _assembled_codes(b_words, b_high, p_table, BITS: tl.constexpr, LANES: tl.constexpr):
-    """Codes less the offset, fp16 [LANES, 4, 2, 2, 2], two at a time in PTX.
+    """Codes as bits of halves, fp16 [LANES, 4, 2, 2, 2], two at a time in PTX.
 
-    0x6400 is the half 1024, whose last bit is worth 1: a code put into its low bits is 1024 + code. Numbers that differ
-    between the places of a code are loaded from the table: constants of `tl.arange` would keep Triton from moving the
-    operand's layout up to the loads, and it would convert through shared memory.
+    A half below 2**-13 is its lowest eleven bits times 2**-24: a code needs no conversion, only a mask. Numbers that
+    differ between the places of a code are loaded from the table: constants of `tl.arange` would keep Triton from
+    moving the operand's layout up to the loads, and it would convert through shared memory.
     """
     o_two = tl.arange(0, 2)
     e_p1, e_p0 = o_two[None, None, :, None, None], o_two[None, None, None, :, None]
@@ -78,50 +79,52 @@ def _assembled_codes(b_words, b_high, p_table, BITS: tl.constexpr, LANES: tl.con
         b_words = b_words >> tl.load(p_table + _SHIFT + (e_p0 if BITS == 8 else e_p1))
         b_words = tl.broadcast_to(b_words, (LANES, 4, 2, 2, 2))
         b_mask = tl.broadcast_to(tl.load(p_table + _MASK + e_p0), (LANES, 4, 2, 2, 2))
-        b_factor = tl.broadcast_to(tl.load(p_table + _FACTOR + e_p0), (LANES, 4, 2, 2, 2))
-        b_offset = tl.broadcast_to(tl.load(p_table + _OFFSET + e_p0), (LANES, 4, 2, 2, 2))
         if BITS == 5 or BITS == 6:
             e_r = tl.arange(0, 4)[None, :, None, None, None]
-            b_turn = tl.broadcast_to(tl.load(p_table + _ROTATE + 4 * e_r + 2 * e_p1 + e_p0), (LANES, 4, 2, 2, 2))
+            b_turn = tl.broadcast_to(tl.load(p_table + _ROTATE + 2 * e_r + e_p1), (LANES, 4, 2, 1, 1))
+            b_high = tl.inline_asm_elementwise(
+                "shf.r.wrap.b32 $0, $1, $1, $2;", "=r,r,r", [b_high, b_turn], dtype=tl.int32, is_pure=True, pack=1
+            )
+            b_high = tl.broadcast_to(b_high, (LANES, 4, 2, 2, 2))
             b_high_mask = tl.broadcast_to(tl.load(p_table + _HIGH_MASK + e_p0), (LANES, 4, 2, 2, 2))
             b_code = tl.inline_asm_elementwise(
-                "{ .reg .b32 t, u; lop3.b32 t, $1, $3, 0x64006400, 0xea; shf.r.wrap.b32 u, $9, $9, $11; "
-                "lop3.b32 t, u, $13, t, 0xea; fma.rn.f16x2 $0, t, $5, $7; }",
-                "=r" + ",r" * 14, [b_words, b_mask, b_factor, b_offset, b_high, b_turn, b_high_mask],
+                "{ .reg .b32 t; and.b32 t, $1, $3; lop3.b32 $0, $5, $7, t, 0xea; }",
+                "=r" + ",r" * 8, [b_words, b_mask, b_high, b_high_mask],
                 dtype=tl.float16, is_pure=True, pack=2,
             )  # fmt: skip
         else:
             b_code = tl.inline_asm_elementwise(
-                "{ .reg .b32 t; lop3.b32 t, $1, $3, 0x64006400, 0xea; fma.rn.f16x2 $0, t, $5, $7; }",
-                "=r" + ",r" * 8, [b_words, b_mask, b_factor, b_offset],
-                dtype=tl.float16, is_pure=True, pack=2,
-            )  # fmt: skip
+                "and.b32 $0, $1, $3;", "=r,r,r,r,r", [b_words, b_mask], dtype=tl.float16, is_pure=True, pack=2
+            )
     return b_code
 
 
 @triton.jit
-def _portable_codes(b_words, b_high, p_table, BITS: tl.constexpr, OFFSET: tl.constexpr):
+def _portable_codes(b_words, b_high, p_table, BITS: tl.constexpr):
     """The same, code by code."""
     o_two = tl.arange(0, 2)
+    e_p1, e_p0 = o_two[None, None, :, None, None], o_two[None, None, None, :, None]
     e_h = o_two[None, None, None, None, :]
     if BITS == 16:
-        b_code = ((b_words >> (16 * e_h)) & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
+        b_code = b_words >> (16 * e_h)
+    elif BITS == 8:
+        b_code = (b_words >> (8 * e_p0 + 16 * e_h)) & 255
     else:
-        e_place = 4 * o_two[None, None, :, None, None] + 2 * o_two[None, None, None, :, None] + e_h
-        b_code = (b_words >> tl.load(p_table + _PLAIN_SHIFT + e_place)) & (255 if BITS == 8 else 15)
+        b_code = (b_words >> (8 * e_p1 + 16 * e_h)) & (15 << (4 * e_p0))
         if BITS == 5 or BITS == 6:
-            b_place = tl.load(p_table + _PLAIN_HIGH + 8 * tl.arange(0, 4)[None, :, None, None, None] + e_place)
-            b_code = b_code | (((b_high >> b_place) & (BITS * 2 - 9)) << 4)
-        b_code = (b_code - OFFSET).to(tl.float16)
-    return b_code
+            e_place = 8 * tl.arange(0, 4)[None, :, None, None, None] + 4 * e_p1 + 2 * e_p0 + e_h
+            b_place = tl.load(p_table + _PLAIN_HIGH + e_place)
+            b_code = b_code | (((b_high >> b_place) & (BITS * 2 - 9)) << (4 + 4 * e_p0))
+    return (b_code & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
 
 
 @triton.jit
-def _scaled(b_code, p_scales, p_table, at, GROUP: tl.constexpr, MINIMUM: tl.constexpr, LANES: tl.constexpr,
-            ASSEMBLY: tl.constexpr):  # fmt: skip
-    """Codes times the scales of lanes `at`, plus what types with minima add, rounded once."""
+def _scaled(b_code, p_scales, p_table, at, BITS: tl.constexpr, GROUP: tl.constexpr, MINIMUM: tl.constexpr,
+            OFFSET: tl.constexpr, LANES: tl.constexpr, ASSEMBLY: tl.constexpr):  # fmt: skip
+    """Codes times the scales of lanes `at`, plus what is added to code 0, rounded once."""
     o_two = tl.arange(0, 2)
-    # Halves of scales, and of offsets behind them, two to a word where there are two.
+    e_p0 = o_two[None, None, None, :, None]
+    # Halves of scales, and of the weights of code 0 behind them, two to a word where there are two.
     GROUPS: tl.constexpr = 32 // GROUP
     if GROUPS == 1 and not MINIMUM:
         b_pair = tl.load(p_scales.to(tl.pointer_type(tl.int16)) + at).to(tl.int32)
@@ -147,37 +150,45 @@ def _scaled(b_code, p_scales, p_table, at, GROUP: tl.constexpr, MINIMUM: tl.cons
             b_scale = tl.inline_asm_elementwise(
                 "prmt.b32 $0, $1, $1, 0x1010;", "=r,r", [b_pair], dtype=tl.int32, is_pure=True, pack=1
             )
-        b_scale = tl.broadcast_to(b_scale, (LANES, 4, 2, 2, 2))
         if MINIMUM:
             b_least = tl.inline_asm_elementwise(
                 "prmt.b32 $0, $1, $1, 0x3232;", "=r,r", [b_pair], dtype=tl.int32, is_pure=True, pack=1
             )
-            b_weight = tl.inline_asm_elementwise(
-                "fma.rn.f16x2 $0, $1, $2, $4;", "=r,r,r,r,r,r",
-                [b_code, b_scale, tl.broadcast_to(b_least, (LANES, 4, 2, 2, 2))],
-                dtype=tl.float16, is_pure=True, pack=2,
-            )  # fmt: skip
         else:
-            b_weight = tl.inline_asm_elementwise(
-                "mul.rn.f16x2 $0, $1, $2;", "=r,r,r,r", [b_code, b_scale],
-                dtype=tl.float16, is_pure=True, pack=2,
-            )  # fmt: skip
+            b_minus = tl.load(p_table + _OFFSET + tl.arange(0, 1)[None, None, None, None, :])
+            b_least = tl.inline_asm_elementwise(
+                "mul.rn.f16x2 $0, $1, $2;", "=r,r,r", [b_scale, b_minus], dtype=tl.int32, is_pure=True, pack=1
+            )
+        if BITS != 8:
+            # The second of two codes lies four bits above the first one's place.
+            b_factor = tl.load(p_table + _FACTOR + e_p0)
+            b_scale = tl.inline_asm_elementwise(
+                "mul.rn.f16x2 $0, $1, $2;", "=r,r,r", [b_scale, b_factor], dtype=tl.int32, is_pure=True, pack=1
+            )
+        b_weight = tl.inline_asm_elementwise(
+            "fma.rn.f16x2 $0, $1, $2, $4;", "=r,r,r,r,r,r",
+            [b_code, tl.broadcast_to(b_scale, (LANES, 4, 2, 2, 2)), tl.broadcast_to(b_least, (LANES, 4, 2, 2, 2))],
+            dtype=tl.float16, is_pure=True, pack=2,
+        )  # fmt: skip
     else:
         if GROUPS == 2 and not MINIMUM:
             b_pair = b_pair >> (16 * (tl.arange(0, 4)[None, :, None, None, None] // 2))
         b_scale = (b_pair & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
         if MINIMUM:
             b_least = ((b_pair >> 16) & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
-            b_weight = tl.fma(b_code, tl.broadcast_to(b_scale, b_code.shape), tl.broadcast_to(b_least, b_code.shape))
         else:
-            b_weight = b_code * b_scale
+            b_least = b_scale * (-OFFSET * 2.0**-24)
+        if BITS != 8:
+            b_scale = b_scale * (1.0 - 0.9375 * e_p0).to(tl.float16)
+        b_weight = tl.fma(b_code, tl.broadcast_to(b_scale, b_code.shape), tl.broadcast_to(b_least, b_code.shape))
     return b_weight
 
 
 @triton.jit
-def _unpack(p_words, p_high, p_scales, p_table, at, BITS: tl.constexpr, GROUP: tl.constexpr, MINIMUM: tl.constexpr,
-            OFFSET: tl.constexpr, LANES: tl.constexpr, ASSEMBLY: tl.constexpr):  # fmt: skip
+def _unpack(p_words, p_high, p_scales, p_table, at, LAYOUT: tl.constexpr, LANES: tl.constexpr,
+            ASSEMBLY: tl.constexpr):  # fmt: skip
     """Weights of lanes `at` int64 [LANES], as fp16 [LANES/4, 128] in the layout's order of inputs."""
+    BITS: tl.constexpr = LAYOUT % 32
     WORDS: tl.constexpr = 8 if BITS == 8 else (16 if BITS == 16 else 4)
     b_words = tl.load(p_words + at[:, None] * WORDS + tl.arange(0, WORDS)[None, :])
     b_words = tl.reshape(b_words, (LANES, 4, 1 if WORDS == 4 else 2, 2 if WORDS == 16 else 1, 1))
@@ -186,13 +197,15 @@ def _unpack(p_words, p_high, p_scales, p_table, at, BITS: tl.constexpr, GROUP: t
         HIGH: tl.constexpr = BITS - 4
         b_high = tl.load(p_high + at[:, None] * HIGH + tl.arange(0, HIGH)[None, :])
         b_high = tl.broadcast_to(tl.reshape(b_high, (LANES, HIGH, 1)), (LANES, HIGH, 4 // HIGH))
-        b_high = tl.broadcast_to(tl.reshape(b_high, (LANES, 4, 1, 1, 1)), (LANES, 4, 2, 2, 2))
+        b_high = tl.broadcast_to(tl.reshape(b_high, (LANES, 4, 1, 1, 1)), (LANES, 4, 2, 1, 1))
     if ASSEMBLY:
         b_weight = _assembled_codes(b_words, b_high, p_table, BITS, LANES)
     else:
-        b_weight = _portable_codes(b_words, b_high, p_table, BITS, OFFSET)
+        b_weight = _portable_codes(b_words, b_high, p_table, BITS)
     if BITS != 16:
-        b_weight = _scaled(b_weight, p_scales, p_table, at, GROUP, MINIMUM, LANES, ASSEMBLY)
+        GROUP: tl.constexpr = LAYOUT // 32 % 64
+        MINIMUM: tl.constexpr = LAYOUT // 2048 % 2 == 1
+        b_weight = _scaled(b_weight, p_scales, p_table, at, BITS, GROUP, MINIMUM, LAYOUT // 4096, LANES, ASSEMBLY)
     b_weight = tl.permute(tl.reshape(b_weight, (LANES // 4, 4, 4, 2, 2, 2)), (0, 2, 3, 4, 1, 5))
     return tl.reshape(b_weight, (LANES // 4, 128))
 
@@ -204,45 +217,61 @@ def _program_of(step, P, all_steps):
 
 
 @triton.jit
-def _decode(
-    p_x, p_words, p_high, p_scales, p_table, p_parts, N, K, P, TILES: tl.constexpr, ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, MINIMUM: tl.constexpr, OFFSET: tl.constexpr,
-    ASSEMBLY: tl.constexpr,
+def _tile(
+    p_x, segment, p_parts, lanes, tile, part, first, last, N, K, LAYOUT: tl.constexpr, TILES: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
-    """Program p does steps [p S' / P, (p + 1) S' / P) of all tiles' S' and leaves a part a tile that it touches."""
+    """Steps [first, last) of a tile of outputs, for all tiles of rows; lanes: of the tile's first step in `segment`."""
+    p_words, p_high, p_scales, p_table = segment
+    o_lane = tl.arange(0, OUTPUTS * 4)
+    o_row, o_k, o_n = tl.arange(0, ROWS), tl.arange(0, 128), tl.arange(0, OUTPUTS)
+    b_sums = (tl.zeros((OUTPUTS, ROWS), tl.float32),) * TILES
+    for step in range(first, last):
+        b_weight = _unpack(
+            p_words, p_high, p_scales, p_table, (lanes + step) * 128 + o_lane % 128, LAYOUT, OUTPUTS * 4, ASSEMBLY
+        )
+        p_step = p_x + step * 128 + o_row[None, :] * K + o_k[:, None]
+        b_more = ()
+        for t in tl.static_range(TILES):
+            b_more = b_more + (tl.dot(b_weight, tl.load(p_step + t * ROWS * K), b_sums[t]),)  # type: ignore[assignment]  # noqa: RUF005
+        b_sums = b_more
+    p_out = p_parts + (part * (TILES * ROWS) + o_row[None, :]).to(tl.int64) * N + tile * OUTPUTS + o_n[:, None]
+    for t in tl.static_range(TILES):
+        tl.store(p_out + t * ROWS * N, b_sums[t])
+
+
+@triton.jit
+def _decode(
+    p_x, segments, p_starts, p_parts, N, K, P, LAYOUTS: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr, ASSEMBLY: tl.constexpr,
+):  # fmt: skip
+    """Program p does steps [p S' / P, (p + 1) S' / P) of all tiles' S' and leaves a part a tile that it touches.
+
+    segments: the matrices, whose tiles follow each other; p_starts: the first tile of each, and their number.
+    """
     steps = K // 128
     all_steps = N // OUTPUTS * steps
     program = tl.program_id(0)
     at = (program * all_steps) // P
     end = ((program + 1) * all_steps) // P
     o_lane = tl.arange(0, OUTPUTS * 4)
-    o_row, o_k, o_n = tl.arange(0, ROWS), tl.arange(0, 128), tl.arange(0, OUTPUTS)
     while at < end:
         tile = at // steps
         first = at - tile * steps
         last = tl.minimum(steps, first + end - at)
-        b_sums = (tl.zeros((OUTPUTS, ROWS), tl.float32),) * TILES
-        lanes = ((tile * (OUTPUTS // 32) + o_lane // 128) * steps).to(tl.int64)
-        for step in range(first, last):
-            b_weight = _unpack(
-                p_words, p_high, p_scales, p_table, (lanes + step) * 128 + o_lane % 128,
-                BITS, GROUP, MINIMUM, OFFSET, OUTPUTS * 4, ASSEMBLY,
-            )  # fmt: skip
-            p_step = p_x + step * 128 + o_row[None, :] * K + o_k[:, None]
-            b_more = ()
-            for t in tl.static_range(TILES):
-                b_more = b_more + (tl.dot(b_weight, tl.load(p_step + t * ROWS * K), b_sums[t]),)  # type: ignore[assignment]  # noqa: RUF005
-            b_sums = b_more
         part = program - _program_of(tile * steps, P, all_steps)
-        p_out = p_parts + (part * (TILES * ROWS) + o_row[None, :]).to(tl.int64) * N + tile * OUTPUTS + o_n[:, None]
-        for t in tl.static_range(TILES):
-            tl.store(p_out + t * ROWS * N, b_sums[t])
+        for s in tl.static_range(len(LAYOUTS)):
+            start = tl.load(p_starts + s)
+            if len(LAYOUTS) == 1 or (tile >= start and tile < tl.load(p_starts + s + 1)):
+                lanes = (((tile - start) * (OUTPUTS // 32) + o_lane // 128) * steps).to(tl.int64)
+                _tile(p_x, segments[s], p_parts, lanes, tile, part, first, last, N, K, LAYOUTS[s], TILES, ROWS, OUTPUTS,
+                      ASSEMBLY)  # fmt: skip
         at += last - first
 
 
 @triton.jit
-def _add_parts(p_parts, p_x_factor, p_factor, p_out, N, K, P, REAL, TILE_ROWS, OUTPUTS: tl.constexpr):
-    """out[r, n] = the parts' sum in their order, times two powers of two."""
+def _add_parts(p_parts, p_x_factor, p_factor, p_columns, p_out, N, K, P, REAL, TILE_ROWS, OUTPUTS: tl.constexpr):
+    """out[r, n] = the parts' sum in their order, times two powers of two; p_columns: where a tile goes, and its end."""
     tile, row = tl.program_id(0), tl.program_id(1)
     o_n = tile * OUTPUTS + tl.arange(0, OUTPUTS)
     steps = K // 128
@@ -253,7 +282,8 @@ def _add_parts(p_parts, p_x_factor, p_factor, p_out, N, K, P, REAL, TILE_ROWS, O
     for part in range(1, last - first + 1):
         b_sum += tl.load(p_parts + (part * TILE_ROWS + row).to(tl.int64) * N + o_n)
     b_sum *= tl.load(p_x_factor + row) * tl.load(p_factor + o_n)
-    tl.store(p_out + row.to(tl.int64) * REAL + o_n, b_sum, mask=o_n < REAL)
+    o_out = tl.load(p_columns + 2 * tile) + tl.arange(0, OUTPUTS)
+    tl.store(p_out + row.to(tl.int64) * REAL + o_out, b_sum, mask=o_out < tl.load(p_columns + 2 * tile + 1))
 
 
 @triton.jit
@@ -281,14 +311,17 @@ def _stage(p_x, p_out, p_factor, rows, REAL: tl.constexpr, X_STRIDE: tl.constexp
 
 
 @triton.jit
-def _expand(p_words, p_high, p_scales, p_table, p_out, K, TILE0, OUTPUTS: tl.constexpr, BITS: tl.constexpr,
-            GROUP: tl.constexpr, MINIMUM: tl.constexpr, OFFSET: tl.constexpr, ASSEMBLY: tl.constexpr):  # fmt: skip
-    """Halves [OUTPUTS of a tile, 128 of a step], the values that `_decode` multiplies with."""
+def _expand(p_words, p_high, p_scales, p_table, p_out, K, TILE0, OUTPUTS: tl.constexpr, LAYOUT: tl.constexpr):
+    """Halves [OUTPUTS of a tile, 128 of a step], the values that `_decode` multiplies with.
+
+    Portable: the inner functions in PTX need the two codes of a pair side by side in a lane, which only the operand of
+    a matrix instruction makes certain.
+    """
     o_lane = tl.arange(0, OUTPUTS * 4)
     tile, step = tl.program_id(1), tl.program_id(0)
     steps = K // 128
     lanes = (((TILE0 + tile) * (OUTPUTS // 32) + o_lane // 128) * steps + step).to(tl.int64) * 128 + o_lane % 128
-    b_weight = _unpack(p_words, p_high, p_scales, p_table, lanes, BITS, GROUP, MINIMUM, OFFSET, OUTPUTS * 4, ASSEMBLY)
+    b_weight = _unpack(p_words, p_high, p_scales, p_table, lanes, LAYOUT, OUTPUTS * 4, False)
     o_n = tile * OUTPUTS + tl.arange(0, OUTPUTS)
     tl.store(p_out + o_n[:, None].to(tl.int64) * K + step * 128 + tl.arange(0, 128)[None, :], b_weight)
 
@@ -327,26 +360,16 @@ def has_assembly(device: torch.device) -> bool:
 @cache
 def _table(layout: Layout, device: torch.device) -> Tensor:
     """The numbers that `_unpack` loads, int32."""
-
-    def halves(value: float) -> int:
-        return int(torch.tensor([value, value], dtype=torch.float16).view(torch.int32))
-
-    low, high = 1024 + layout.offset, 64 + layout.offset
-    places = [(p1, p0) for p1 in (0, 1) for p0 in (0, 1)]
     width = max(layout.bits - 4, 0)
-    if layout.bits == 8:
-        mask, factor, offset = [0x00FF00FF] * 2, [halves(1.0)] * 2, [halves(-low)] * 2
-        plain = [8 * p0 + 16 * h for _, p0 in places for h in (0, 1)]
-    else:
-        mask, factor, offset = [0x000F000F, 0x00F000F0], [halves(1.0), halves(1 / 16)], [halves(-low), halves(-high)]
-        plain = [8 * p1 + 4 * p0 + 16 * h for p1, p0 in places for h in (0, 1)]
+    mask = [0x00FF00FF] * 2 if layout.bits == 8 else [0x000F000F, 0x00F000F0]
     field = (1 << width) - 1
     high_mask = [field << 4 | field << 20, field << 8 | field << 24]
-    pairs = 16 // max(width, 1)
-    at = [width * ((4 * r + 2 * p1 + p0) % pairs) for r in range(4) for p1, p0 in places]
-    rotate = [(place - (8 if index % 2 else 4)) % 32 for index, place in enumerate(at)]
+    places = high_places(width)
+    at = [places[m % len(places)] for m in range(16)]
+    rotate = [(at[4 * r + 2 * p1] - 4) % 32 for r in range(4) for p1 in (0, 1)]
     plain_high = [place + 16 * h for place in at for h in (0, 1)]
-    numbers = [0, 8, *mask, *factor, *offset, *high_mask, *rotate, 0x1010, 0x3232, *plain, *plain_high]
+    one, sixteenth, minus_offset = 0x3C003C00, 0x2C002C00, 0x80008000 | layout.offset * 0x10001
+    numbers = [0, 8, *mask, *high_mask, one, sixteenth, *rotate, 0x1010, 0x3232, minus_offset, *plain_high]
     return torch.tensor(numbers, dtype=torch.int64).to(torch.int32).to(device)
 
 
@@ -400,7 +423,50 @@ def stage(x: Tensor, inputs: int, rows: int) -> tuple[Tensor, Tensor]:
     return out, factor
 
 
-def _layout_arguments(matrix: PackedMatrix) -> tuple[Any, ...]:
+@dataclass(frozen=True)
+class Joined:
+    """Matrices with one input whose outputs follow each other, multiplied in one launch.
+
+    factor: their powers of two, float32 [N]. starts: int32, the first tile of each, and the number of tiles. columns:
+    int32 [tiles, 2], the column that a tile begins at and the one that its matrix ends at, padding left out.
+    """
+
+    matrices: tuple[PackedMatrix, ...]
+    factor: Tensor
+    starts: Tensor
+    columns: Tensor
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """N and K."""
+        return len(self.factor), self.matrices[0].padded[1]
+
+    @property
+    def out_features(self) -> int:
+        """Columns of a product."""
+        return sum(matrix.out_features for matrix in self.matrices)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, without the few of the tiles' places."""
+        return sum(matrix.nbytes for matrix in self.matrices)
+
+
+def join(matrices: Sequence[PackedMatrix]) -> Joined:
+    """Matrices of any block types with the same number of inputs."""
+    starts, columns, column = [0], [], 0
+    for matrix in matrices:
+        tiles = matrix.padded[0] // OUTPUTS
+        starts.append(starts[-1] + tiles)
+        columns += [(column + tile * OUTPUTS, column + matrix.out_features) for tile in range(tiles)]
+        column += matrix.out_features
+    device = matrices[0].factor.device
+    factor = matrices[0].factor if len(matrices) == 1 else torch.cat([matrix.factor for matrix in matrices])
+    places = (torch.tensor(numbers, dtype=torch.int32, device=device) for numbers in (starts, columns))
+    return Joined(tuple(matrices), factor, *places)
+
+
+def _segment(matrix: PackedMatrix) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pointers of a matrix, and the table."""
     words, scales = matrix.words, matrix.scales
     if scales is not None and matrix.layout.scale_bytes > 2:
@@ -413,60 +479,65 @@ def _layout_arguments(matrix: PackedMatrix) -> tuple[Any, ...]:
     )
 
 
-def _layout_options(matrix: PackedMatrix, outputs: int) -> dict[str, Any]:
-    layout = matrix.layout
-    return {
-        "OUTPUTS": outputs, "BITS": layout.bits, "GROUP": layout.group, "MINIMUM": layout.minimum,
-        "OFFSET": layout.offset, "ASSEMBLY": has_assembly(matrix.words.device),
-    }  # fmt: skip
+def layout_number(layout: Layout) -> int:
+    """What the kernels are compiled for, in one number, as Triton takes no tuple of tuples."""
+    return layout.bits + (layout.group << 5) + (layout.minimum << 11) + (layout.offset << 12)
 
 
-def product(staged: Tensor, x_factor: Tensor, matrix: PackedMatrix, count: int) -> Tensor:
+def product(staged: Tensor, x_factor: Tensor, joined: Joined, count: int) -> Tensor:
     """What `stage` made of `count` rows of a decode pass -> float32 [count, N]."""
-    (outputs, inputs), tiling = matrix.padded, tiling_of(staged.device)
+    (outputs, inputs), tiling = joined.padded, tiling_of(staged.device)
     tiles, rows = padded_rows(count, tiling)
     programs = programs_of(outputs, inputs, staged.device)
     most = parts_of(outputs // tiling.outputs, inputs // STEP, programs)
     parts = torch.empty(most, rows, outputs, dtype=torch.float32, device=staged.device)
+    layouts = [matrix.layout for matrix in joined.matrices]
     _decode[(programs,)](
-        staged, *_layout_arguments(matrix), parts, outputs, inputs, programs, TILES=tiles, ROWS=tiling.rows,
-        **_layout_options(matrix, tiling.outputs), **tiling.options(matrix.layout),
+        staged, tuple(_segment(matrix) for matrix in joined.matrices), joined.starts, parts, outputs, inputs, programs,
+        LAYOUTS=tuple(layout_number(layout) for layout in layouts), TILES=tiles, ROWS=tiling.rows,
+        OUTPUTS=tiling.outputs, ASSEMBLY=has_assembly(staged.device), **tiling.options(*layouts),
     )  # fmt: skip
-    out = torch.empty(count, matrix.out_features, dtype=torch.float32, device=staged.device)
+    out = torch.empty(count, joined.out_features, dtype=torch.float32, device=staged.device)
     _add_parts[(outputs // tiling.outputs, count)](
-        parts, x_factor, matrix.factor, out, outputs, inputs, programs, matrix.out_features, rows,
+        parts, x_factor, joined.factor, joined.columns, out, outputs, inputs, programs, joined.out_features, rows,
         OUTPUTS=tiling.outputs, num_warps=2,
     )  # fmt: skip
     return out
 
 
-def decode(x: Tensor, matrix: PackedMatrix) -> Tensor:
+def decode(x: Tensor, joined: Joined) -> Tensor:
     """x [R, K], 1 <= R <= 64, any float type -> float32 [R, N]; a row's bits depend on that row alone."""
     _, rows = padded_rows(len(x), tiling_of(x.device))
-    return product(*stage(x, matrix.padded[1], rows), matrix, len(x))
+    return product(*stage(x, joined.padded[1], rows), joined, len(x))
 
 
-def prefill(x: Tensor, matrix: PackedMatrix) -> Tensor:
+def prefill(x: Tensor, joined: Joined) -> Tensor:
     """x [T, K], any float type -> float32 [T, N]; a row's bits do not depend on T.
 
-    The matrix is expanded to halves, some tiles of outputs at a time, and multiplied in one fixed shape of tile.
+    The matrices are expanded to halves, some tiles of outputs at a time, and multiplied in one fixed shape of tile.
     """
-    outputs, inputs = matrix.padded
+    inputs = joined.padded[1]
     staged, x_factor = stage(x, inputs, len(x))
-    out = torch.empty(len(x), matrix.out_features, dtype=torch.float32, device=x.device)
+    out = torch.empty(len(x), joined.out_features, dtype=torch.float32, device=x.device)
     chunk = max(1, EXPANDED // (OUTPUTS * inputs))
-    halves = torch.empty(min(chunk, outputs // OUTPUTS) * OUTPUTS, inputs, dtype=torch.float16, device=x.device)
-    # The inner functions in PTX need the two codes of a pair side by side in a lane, which only the operand of a
-    # matrix instruction makes certain.
-    arguments, options = _layout_arguments(matrix), _layout_options(matrix, OUTPUTS) | {"ASSEMBLY": False}
-    for tile in range(0, outputs // OUTPUTS, chunk):
-        count = min(chunk, outputs // OUTPUTS - tile)
-        first = tile * OUTPUTS
-        real = min(count * OUTPUTS, matrix.out_features - first)
-        _expand[(inputs // STEP, count)](*arguments, halves, inputs, tile, **options, num_warps=8)
-        grid = triton.cdiv(len(x), _PREFILL["ROWS"]) * triton.cdiv(real, _PREFILL["OUTPUTS"])
-        _prefill[(grid,)](
-            staged, halves, x_factor, matrix.factor[first:], out[:, first:], len(x), inputs, real, matrix.out_features,
-            **_PREFILL, num_warps=8, num_stages=3,
-        )  # fmt: skip
+    halves = torch.empty(
+        min(chunk, len(joined.factor) // OUTPUTS) * OUTPUTS, inputs, dtype=torch.float16, device=x.device
+    )
+    column = 0
+    for matrix in joined.matrices:
+        tiles = matrix.padded[0] // OUTPUTS
+        for tile in range(0, tiles, chunk):
+            count = min(chunk, tiles - tile)
+            first = tile * OUTPUTS
+            real = min(count * OUTPUTS, matrix.out_features - first)
+            _expand[(inputs // STEP, count)](
+                *_segment(matrix), halves, inputs, tile, OUTPUTS=OUTPUTS, LAYOUT=layout_number(matrix.layout),
+                num_warps=8,
+            )  # fmt: skip
+            grid = triton.cdiv(len(x), _PREFILL["ROWS"]) * triton.cdiv(real, _PREFILL["OUTPUTS"])
+            _prefill[(grid,)](
+                staged, halves, x_factor, matrix.factor[first:], out[:, column + first :], len(x), inputs, real,
+                joined.out_features, **_PREFILL, num_warps=8, num_stages=3,
+            )  # fmt: skip
+        column += matrix.out_features
     return out
