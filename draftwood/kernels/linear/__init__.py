@@ -30,6 +30,5 @@ def load_linear(raw: Tensor, request: LinearRequest) -> LinearWeight:
 
 def join_linear(weights: Sequence[LinearWeight]) -> LinearWeight | None:
     """One weight for several with one input, or None where their form multiplies them one by one."""
-    forms = {weight.form for weight in weights}
-    form = next(form for form in FORMS if form.name == weights[0].form)
-    return form.join(weights) if len(forms) == 1 and form.join is not None else None
+    name, *others = {weight.form for weight in weights}
+    return None if others else next(form for form in FORMS if form.name == name).join(weights)

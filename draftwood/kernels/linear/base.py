@@ -56,13 +56,13 @@ class LinearWeight(ABC):
 class LinearForm:
     """A way to store a matrix: its name, what it cannot do (a reason, or None) and how it is made from GGUF bytes.
 
-    join: makes one weight of several with one input, their outputs side by side, where that saves time.
+    join: makes one weight of several with one input, their outputs side by side, where that saves time; else None.
     """
 
     name: str
     can_run: Callable[[LinearRequest], str | None]
     prepare: Callable[[Tensor, LinearRequest], LinearWeight]
-    join: Callable[[Sequence[LinearWeight]], LinearWeight] | None = None
+    join: Callable[[Sequence[LinearWeight]], LinearWeight | None] = lambda weights: None
 
 
 def by_granule(x: Tensor, weight: Tensor) -> Tensor:

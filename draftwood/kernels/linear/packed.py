@@ -47,8 +47,11 @@ def _prepare(raw: Tensor, request: LinearRequest) -> LinearWeight:
     return PackedWeight([pack(raw, request.block_type, request.in_features)])
 
 
-def _join(weights: Sequence[LinearWeight]) -> LinearWeight:
-    return PackedWeight([m for weight in weights if isinstance(weight, PackedWeight) for m in weight.joined.matrices])
+def _join(weights: Sequence[LinearWeight]) -> LinearWeight | None:
+    from draftwood.kernels.linear.triton import tiling_of
+
+    matrices = [m for weight in weights if isinstance(weight, PackedWeight) for m in weight.joined.matrices]
+    return PackedWeight(matrices) if tiling_of(matrices[0].factor.device).joins else None
 
 
 PACKED = LinearForm("packed", _can_run, _prepare, _join)

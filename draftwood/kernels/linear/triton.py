@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from draftwood.kernels._rows import aligned, row_stride
 from draftwood.kernels.linear.packing import OUTPUTS, STEP, Layout, PackedMatrix, high_places
@@ -23,28 +24,33 @@ from draftwood.kernels.linear.packing import OUTPUTS, STEP, Layout, PackedMatrix
 class Tiling:
     """How a device goes through a matrix, whatever the rows of a pass and the type of its blocks.
 
-    rows: of a row tile. outputs: of a program's tile. warps, stages: of a program.
+    rows: of a row tile. outputs: of a program's tile. warps, stages: of a program. joins: whether matrices of several
+    block types are one launch.
     """
 
     rows: int
     outputs: int
     warps: int
     stages: int
+    joins: bool
 
     def options(self, *layouts: Layout) -> dict[str, int]:
-        """Of a launch. Halves take so much shared memory that two stages must do."""
+        """Of a launch. Halves take so much shared memory that three stages must do."""
         halves = any(layout.bits == 16 for layout in layouts)
-        return {"num_warps": self.warps, "num_stages": min(self.stages, 2) if halves else self.stages}
+        return {"num_warps": self.warps, "num_stages": min(self.stages, 3) if halves else self.stages}
 
 
-NVIDIA = Tiling(rows=8, outputs=128, warps=4, stages=4)
+NVIDIA = Tiling(rows=8, outputs=128, warps=4, stages=4, joins=True)
 """Outputs are the M of mma.m16n8k16 and rows its N; fewer than four warps of 16 outputs read the rows too often."""
 
-AMD = Tiling(rows=16, outputs=128, warps=8, stages=2)
-"""WMMA knows 16 rows only; four warps, fewer outputs or one stage spill at 64 rows."""
+AMD = Tiling(rows=16, outputs=128, warps=8, stages=2, joins=False)
+"""WMMA knows 16 rows only; four warps, fewer outputs, one stage or a second block type spill at 64 rows."""
 
 TILES = (1, 2, 3, 4, 6, 8)
 """Row tiles that a pass can have; each is compiled once a layout."""
+
+_SUM_ROWS = 4
+"""Rows that a program adds the parts of."""
 
 _CHUNK = 2048
 """Inputs that a program stages at once."""
@@ -71,8 +77,11 @@ def _assembled_codes(b_words, b_high, p_table, BITS: tl.constexpr, LANES: tl.con
     o_two = tl.arange(0, 2)
     e_p1, e_p0 = o_two[None, None, :, None, None], o_two[None, None, None, :, None]
     if BITS == 16:
+        # Zeros that differ in shape: Triton would take a move before the broadcast, and two words at a time.
+        b_zero = tl.load(p_table + o_two[None, None, None, None, :])
         b_code = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r,r", [tl.broadcast_to(b_words, (LANES, 4, 2, 2, 2))],
+            "or.b32 $0, $1, $3;", "=r,r,r,r,r",
+            [tl.broadcast_to(b_words, (LANES, 4, 2, 2, 2)), tl.broadcast_to(b_zero, (LANES, 4, 2, 2, 2))],
             dtype=tl.float16, is_pure=True, pack=2,
         )  # fmt: skip
     else:
@@ -218,8 +227,9 @@ def _program_of(step, P, all_steps):
 
 @triton.jit
 def _tile(
-    p_x, segment, p_parts, lanes, tile, part, first, last, N, K, LAYOUT: tl.constexpr, TILES: tl.constexpr,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, ASSEMBLY: tl.constexpr,
+    p_x, segment, p_parts, p_x_factor, p_factor, p_columns, p_out, lanes, tile, part, first, last, N, K, COUNT, REAL,
+    LAYOUT: tl.constexpr, DIRECT: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Steps [first, last) of a tile of outputs, for all tiles of rows; lanes: of the tile's first step in `segment`."""
     p_words, p_high, p_scales, p_table = segment
@@ -235,20 +245,33 @@ def _tile(
         for t in tl.static_range(TILES):
             b_more = b_more + (tl.dot(b_weight, tl.load(p_step + t * ROWS * K), b_sums[t]),)  # type: ignore[assignment]  # noqa: RUF005
         b_sums = b_more
-    p_out = p_parts + (part * (TILES * ROWS) + o_row[None, :]).to(tl.int64) * N + tile * OUTPUTS + o_n[:, None]
-    for t in tl.static_range(TILES):
-        tl.store(p_out + t * ROWS * N, b_sums[t])
+    if DIRECT and first == 0 and last == K // 128:
+        o_out = tl.load(p_columns + 2 * tile) + o_n
+        m_n = o_out < tl.load(p_columns + 2 * tile + 1)
+        b_factor = tl.load(p_factor + tile * OUTPUTS + o_n)
+        for t in tl.static_range(TILES):
+            o_r = t * ROWS + o_row
+            b_sum = b_sums[t] * (tl.load(p_x_factor + o_r)[None, :] * b_factor[:, None])
+            tl.store(p_out + o_r[None, :] * REAL + o_out[:, None], b_sum, mask=m_n[:, None] & (o_r < COUNT)[None, :])
+    else:
+        p_to = p_parts + (part * (TILES * ROWS) + o_row[None, :]).to(tl.int64) * N + tile * OUTPUTS + o_n[:, None]
+        for t in tl.static_range(TILES):
+            tl.store(p_to + t * ROWS * N, b_sums[t])
 
 
 @triton.jit
 def _decode(
-    p_x, segments, p_starts, p_parts, N, K, P, LAYOUTS: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr, ASSEMBLY: tl.constexpr,
+    p_x, segments, p_starts, p_parts, p_x_factor, p_factor, p_columns, p_out, N, K, P, COUNT, REAL,
+    LAYOUTS: tl.constexpr, DIRECT: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Program p does steps [p S' / P, (p + 1) S' / P) of all tiles' S' and leaves a part a tile that it touches.
 
-    segments: the matrices, whose tiles follow each other; p_starts: the first tile of each, and their number.
+    segments: the matrices, whose tiles follow each other; p_starts: the first tile of each, and their number. DIRECT:
+    whether a tile that one program does whole goes to the output instead.
     """
+    if ASSEMBLY:
+        gdc_launch_dependents()
     steps = K // 128
     all_steps = N // OUTPUTS * steps
     program = tl.program_id(0)
@@ -264,26 +287,41 @@ def _decode(
             start = tl.load(p_starts + s)
             if len(LAYOUTS) == 1 or (tile >= start and tile < tl.load(p_starts + s + 1)):
                 lanes = (((tile - start) * (OUTPUTS // 32) + o_lane // 128) * steps).to(tl.int64)
-                _tile(p_x, segments[s], p_parts, lanes, tile, part, first, last, N, K, LAYOUTS[s], TILES, ROWS, OUTPUTS,
-                      ASSEMBLY)  # fmt: skip
+                _tile(
+                    p_x, segments[s], p_parts, p_x_factor, p_factor, p_columns, p_out, lanes, tile, part, first, last,
+                    N, K, COUNT, REAL, LAYOUTS[s], DIRECT, TILES, ROWS, OUTPUTS, ASSEMBLY,
+                )  # fmt: skip
         at += last - first
 
 
 @triton.jit
-def _add_parts(p_parts, p_x_factor, p_factor, p_columns, p_out, N, K, P, REAL, TILE_ROWS, OUTPUTS: tl.constexpr):
+def _add_parts(
+    p_parts, p_x_factor, p_factor, p_columns, p_out, N, K, P, COUNT, REAL, TILE_ROWS, DIRECT: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, ASSEMBLY: tl.constexpr,
+):  # fmt: skip
     """out[r, n] = the parts' sum in their order, times two powers of two; p_columns: where a tile goes, and its end."""
-    tile, row = tl.program_id(0), tl.program_id(1)
+    tile, o_row = tl.program_id(0), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     o_n = tile * OUTPUTS + tl.arange(0, OUTPUTS)
     steps = K // 128
     all_steps = N // OUTPUTS * steps
-    first = _program_of(tile * steps, P, all_steps)
-    last = _program_of(tile * steps + steps - 1, P, all_steps)
-    b_sum = tl.load(p_parts + row.to(tl.int64) * N + o_n)
-    for part in range(1, last - first + 1):
-        b_sum += tl.load(p_parts + (part * TILE_ROWS + row).to(tl.int64) * N + o_n)
-    b_sum *= tl.load(p_x_factor + row) * tl.load(p_factor + o_n)
+    count = _program_of(tile * steps + steps - 1, P, all_steps) - _program_of(tile * steps, P, all_steps) + 1
     o_out = tl.load(p_columns + 2 * tile) + tl.arange(0, OUTPUTS)
-    tl.store(p_out + row.to(tl.int64) * REAL + o_out, b_sum, mask=o_out < tl.load(p_columns + 2 * tile + 1))
+    m_out = (o_row < COUNT)[:, None] & (o_out < tl.load(p_columns + 2 * tile + 1))[None, :]
+    if ASSEMBLY:
+        gdc_wait()
+        gdc_launch_dependents()
+    if not DIRECT or count > 1:
+        b_sum = tl.load(p_parts + o_row[:, None] * N + o_n[None, :])
+        # Four loads on their way at a time.
+        for first in range(1, count, 4):
+            b_more = ()
+            for part in tl.static_range(4):
+                p_part = p_parts + ((first + part) * TILE_ROWS + o_row[:, None]) * N + o_n[None, :]
+                b_more = b_more + (tl.load(p_part, mask=first + part < count, other=0.0),)  # noqa: RUF005
+            for part in tl.static_range(4):
+                b_sum += b_more[part]
+        b_sum *= tl.load(p_x_factor + o_row)[:, None] * tl.load(p_factor + o_n)[None, :]
+        tl.store(p_out + o_row[:, None].to(tl.int64) * REAL + o_out[None, :], b_sum, mask=m_out)
 
 
 @triton.jit
@@ -360,6 +398,8 @@ def has_assembly(device: torch.device) -> bool:
 @cache
 def _table(layout: Layout, device: torch.device) -> Tensor:
     """The numbers that `_unpack` loads, int32."""
+    if layout.bits == 16:
+        return torch.zeros(2, dtype=torch.int32, device=device)
     width = max(layout.bits - 4, 0)
     mask = [0x00FF00FF] * 2 if layout.bits == 8 else [0x000F000F, 0x00F000F0]
     field = (1 << width) - 1
@@ -387,10 +427,11 @@ def tiling_of(device: torch.device) -> Tiling:
 def programs_of(outputs: int, inputs: int, device: torch.device) -> int:
     """Programs that a matrix [outputs, inputs] is split over, by its padded shape and the device alone.
 
-    Three a multiprocessor (measured: two and four are slower), but at least four steps each.
+    Two a multiprocessor, but at least four steps each: at 64 rows registers allow no third, which would come last and
+    alone, and at 16 rows it gains 2 %.
     """
     steps = outputs // tiling_of(device).outputs * (inputs // STEP)
-    return max(1, min(3 * _processors(device), steps // 4))
+    return max(1, min(2 * _processors(device), steps // 4))
 
 
 def parts_of(tiles: int, steps: int, programs: int) -> int:
@@ -491,17 +532,18 @@ def product(staged: Tensor, x_factor: Tensor, joined: Joined, count: int) -> Ten
     programs = programs_of(outputs, inputs, staged.device)
     most = parts_of(outputs // tiling.outputs, inputs // STEP, programs)
     parts = torch.empty(most, rows, outputs, dtype=torch.float32, device=staged.device)
-    layouts = [matrix.layout for matrix in joined.matrices]
-    _decode[(programs,)](
-        staged, tuple(_segment(matrix) for matrix in joined.matrices), joined.starts, parts, outputs, inputs, programs,
-        LAYOUTS=tuple(layout_number(layout) for layout in layouts), TILES=tiles, ROWS=tiling.rows,
-        OUTPUTS=tiling.outputs, ASSEMBLY=has_assembly(staged.device), **tiling.options(*layouts),
-    )  # fmt: skip
     out = torch.empty(count, joined.out_features, dtype=torch.float32, device=staged.device)
-    _add_parts[(outputs // tiling.outputs, count)](
-        parts, x_factor, joined.factor, joined.columns, out, outputs, inputs, programs, joined.out_features, rows,
-        OUTPUTS=tiling.outputs, num_warps=2,
+    layouts, assembly = [matrix.layout for matrix in joined.matrices], has_assembly(staged.device)
+    arguments = parts, x_factor, joined.factor, joined.columns, out, outputs, inputs, programs, count
+    options = {"DIRECT": outputs // tiling.outputs > 2 * programs, "OUTPUTS": tiling.outputs, "ASSEMBLY": assembly}
+    _decode[(programs,)](
+        staged, tuple(_segment(matrix) for matrix in joined.matrices), joined.starts, *arguments, joined.out_features,
+        LAYOUTS=tuple(layout_number(layout) for layout in layouts), TILES=tiles, ROWS=tiling.rows, **options,
+        **tiling.options(*layouts),
     )  # fmt: skip
+    _add_parts[(outputs // tiling.outputs, triton.cdiv(count, _SUM_ROWS))](
+        *arguments, joined.out_features, rows, ROWS=_SUM_ROWS, **options, num_warps=4, launch_pdl=assembly
+    )
     return out
 
 
