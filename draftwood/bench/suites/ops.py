@@ -21,7 +21,8 @@ from draftwood.errors import DraftwoodError, UsageError
 from draftwood.formats.ggml import BlockType
 from draftwood.kernels.dequant import dequantise
 from draftwood.kernels.draw import draw
-from draftwood.kernels.linear.packing import STEP, PackedMatrix, pack
+from draftwood.kernels.layouts import STEP
+from draftwood.kernels.linear.packing import PackedMatrix, pack
 from draftwood.models import known
 
 PROMPT = 2048

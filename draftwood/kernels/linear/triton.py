@@ -16,7 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from draftwood.kernels._rows import aligned, row_stride
-from draftwood.kernels.linear.packing import OUTPUTS, STEP, Layout, PackedMatrix
+from draftwood.kernels.layouts import OUTPUTS, STEP, Layout
+from draftwood.kernels.linear.packing import PackedMatrix
 
 
 @dataclass(frozen=True)
