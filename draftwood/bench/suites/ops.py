@@ -8,9 +8,8 @@ a captured graph that cycles through distinct copies of a matrix of at least fou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -21,18 +20,13 @@ from draftwood.errors import DraftwoodError, UsageError
 from draftwood.formats.ggml import BlockType
 from draftwood.kernels.dequant import dequantise
 from draftwood.kernels.draw import draw
-from draftwood.kernels.layouts import STEP
 from draftwood.kernels.linear.packing import PackedMatrix, pack
 from draftwood.models import known
+from draftwood.models.buffers import is_matrix, joined, loaded
+from draftwood.models.registry import architecture
 
 PROMPT = 2048
 LARGEST_ERROR = 1e-3
-TOGETHER = (
-    ("attn_q", "attn_k", "attn_v"),
-    ("attn_qkv", "attn_gate", "ssm_alpha", "ssm_beta"),
-    ("ffn_gate", "ffn_up"),
-)
-"""Matrices of a block with one input; neighbours of one block type are one launch, as in `Weights.projection`."""
 
 _COPIED = 300_000_000
 
@@ -77,41 +71,16 @@ def cases(model: str) -> list[Case]:
     key = known.key_of(model)
     if key is None:
         raise UsageError(f"no model {model[:40]!r} is known; the known ones are {', '.join(known.names())}.")
-    # A convolution has two axes as well, but a few taps only.
-    tensors = {
-        name: info for name, info in known.target(key).tensors.items() if len(info.shape) == 2 and info.shape[1] >= STEP
-    }
+    target = known.target(key)
+    layers = architecture(target).read_spec(target).layers
     found: dict[tuple[Any, ...], Case] = {}
-    blocks: dict[str, list[str]] = {}
-    for name in tensors:
-        at, _, rest = name.rpartition(".weight")[0].rpartition(".")
-        blocks.setdefault(at, []).append(rest)
-    for at, names in blocks.items():
-        for group in _groups(names):
-            infos = [tensors[f"{at}.{name}.weight" if at else f"{name}.weight"] for name in group]
-            for kind, members in groupby(infos, key=lambda info: info.block_type):
-                run = list(members)
-                if run[0].name.startswith("token_embd") and "output.weight" in tensors:
-                    continue  # looked up, not multiplied
-                shapes = tuple(info.shape for info in run)
-                case = Case(
-                    "+".join(info.name.split(".")[-2] for info in run), kind, sum(n for n, _ in shapes), shapes[0][1]
-                )
-                place = (case.name, kind.name, shapes)
-                found[place] = replace(case, count=found[place].count + 1) if place in found else case
+    for run in joined(info for info in loaded(target.tensors.values(), layers) if is_matrix(info)):
+        shapes, kind = tuple(info.shape for info in run), run[0].block_type
+        name = "+".join(info.name.split(".")[-2] for info in run)
+        case = Case(name, kind, sum(n for n, _ in shapes), shapes[0][1])
+        place = (name, kind.name, shapes)
+        found[place] = replace(case, count=found[place].count + 1) if place in found else case
     return list(found.values())
-
-
-def _groups(names: list[str]) -> Iterator[list[str]]:
-    """Names of one block, those with one input together."""
-    left = list(names)
-    for together in TOGETHER:
-        group = [name for name in together if name in left]
-        if group:
-            yield group
-        left = [name for name in left if name not in group]
-    for name in left:
-        yield [name]
 
 
 def measure_limits() -> Limits:
