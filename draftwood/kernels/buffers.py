@@ -1,23 +1,24 @@
-"""What the GPU kernels keep and use: weight layouts and scratch, as designed (DESIGN section 5, KERNEL-NOTES).
+"""What the GPU kernels keep and use: weights in their layouts, and scratch.
 
-None of these kernels is written yet, so every buffer is marked planned. Torch-free, and in one file because the
-kernel packages import torch. Letters: R rows of a decode pass, T tokens of a prefill pass, N K out and in features,
-H heads, D head width, Hv value heads.
+`linear.packing` allocates a matrix from the list here. The compact layout and all scratch are designs (DESIGN section
+5, KERNEL-NOTES) and marked planned. Torch-free, and in one file because the kernel packages import torch. Letters: R
+rows of a decode pass, T tokens of a prefill pass, N K out and in features, H heads, D head width, Hv value heads.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from draftwood.batch import GRANULE
 from draftwood.buffers import BufferSpec
 from draftwood.formats.source import TensorInfo
+from draftwood.kernels.layouts import BLOCK, LAYOUTS, OUTPUTS, STEP, Layout
 
-FAST_BITS = {"Q4_K": 5.0, "Q5_K": 6.0, "Q6_K": 7.0}
-"""Bits of a weight whose scales are multiplied out at load; other block types are the same in both layouts."""
-
-LAYOUTS = ("fast", "compact")
-"""fast: scales multiplied out, FAST_BITS a weight. compact: the bits of the file, with the same values."""
+WEIGHTS = ("fast", "compact")
+"""Layouts of all weights. fast: as `linear.packing` keeps them. compact: the same values, in the bits of
+the file where those are fewer.
+"""
 
 SUM_PROGRAMS, SUM_COLUMNS = 1024, 32
 """Programs of a product that is split along K, at most, and the output columns of each."""
@@ -29,14 +30,34 @@ MAX_BRANCHES = 15
 """States of one layer that a depth-first walk over a tree may have to come back to."""
 
 
-def weight_buffer(info: TensorInfo, layout: str) -> BufferSpec:
-    """One tensor of a file in a layout of LAYOUTS. Vectors are float32; matrices keep their rows [N, bytes]."""
-    if len(info.shape) == 1:
-        return BufferSpec(info.name, info.shape, "float32", "model", planned=True)
-    bits = FAST_BITS.get(info.block_type.name) if layout == "fast" else None
-    rows = math.prod(info.shape[:-1])
-    row_bytes = info.nbytes // rows if bits is None else int(info.shape[-1] * bits / 8)
-    return BufferSpec(info.name, (rows, row_bytes), "uint8", "model", planned=True)
+def packed_buffers(layout: Layout, out_features: int, in_features: int) -> list[BufferSpec]:
+    """A matrix as the GPU kernels read it: the tensors of `linear.packing.PackedMatrix` that it has, by their names."""
+    outputs, steps = -(-out_features // OUTPUTS) * OUTPUTS, -(-in_features // STEP)
+    lanes = (outputs // BLOCK, steps, BLOCK, STEP // BLOCK)
+    counts = (("words", layout.words, "int32"), ("high", layout.high_words, "int32"))
+    made = [
+        BufferSpec(name, (*lanes, count), dtype, "model")
+        for name, count, dtype in (*counts, ("scales", layout.scale_bytes // 2, "int16"))
+        if count
+    ]
+    return [*made, BufferSpec("factor", (outputs,), "float32", "model")]
+
+
+def matrix_buffers(run: Sequence[TensorInfo], layout: str) -> list[BufferSpec]:
+    """Matrices with one input and one block type, which are kept as one, in a layout of WEIGHTS."""
+    kind, packed = run[0].block_type, LAYOUTS[run[0].block_type.name]
+    rows = [math.prod(info.shape[:-1]) for info in run]
+    if layout == "compact" and 8 * kind.type_size < packed.bits_a_weight * kind.block_size:
+        return [
+            BufferSpec(info.name, (count, info.nbytes // count), "uint8", "model", planned=True)
+            for info, count in zip(run, rows, strict=True)
+        ]
+    return packed_buffers(packed, sum(rows), run[0].shape[-1])
+
+
+def dense_buffer(info: TensorInfo) -> BufferSpec:
+    """A norm or a convolution: float32 in every layout."""
+    return BufferSpec(info.name, info.shape, "float32", "model")
 
 
 def partial_sums(rows: int) -> BufferSpec:

@@ -6,7 +6,9 @@ prefill pass, B rows of a draft block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 
 from draftwood.batch import GRANULE, MAX_ROWS, PASS_TOKENS
 from draftwood.buffers import BufferSpec, largest
@@ -19,6 +21,16 @@ from draftwood.models.spec import ModelSpec
 
 TABLE = "token_embd.weight"
 HEAD = "output.weight"
+CONVOLUTION = "ssm_conv1d.weight"
+
+TOGETHER = (
+    ("attn_q", "attn_k", "attn_v"),
+    ("attn_qkv", "attn_gate", "ssm_beta", "ssm_alpha"),
+    ("ffn_gate", "ffn_up"),
+)
+"""Matrices of a block with one input, in the order in which they are given to `Weights.projection`."""
+
+_PLACES = {stem: (group[0], order) for group in TOGETHER for order, stem in enumerate(group)}
 
 
 def rounded(capacity: int) -> int:
@@ -42,9 +54,64 @@ def _in_trunk(name: str, layers: int) -> bool:
     return parts[0] != "blk" or int(parts[1]) < layers
 
 
+def is_matrix(info: TensorInfo) -> bool:
+    """Whether a tensor is multiplied with. A convolution has two axes as well, but a few taps only."""
+    return len(info.shape) > 1 and not info.name.endswith(CONVOLUTION)
+
+
+def projections(matrices: Iterable[TensorInfo]) -> Iterator[list[TensorInfo]]:
+    """Matrices as they are multiplied: those of a block with one input together, in order (`Weights.projection`)."""
+    groups: dict[tuple[str, str], list[tuple[int, TensorInfo]]] = {}
+    for info in matrices:
+        at, stem = _place(info)
+        first, order = _PLACES.get(stem, (stem, 0))
+        groups.setdefault((at, first), []).append((order, info))
+    for members in groups.values():
+        yield [info for _, info in sorted(members, key=itemgetter(0))]
+
+
+def joined(matrices: Iterable[TensorInfo]) -> Iterator[list[TensorInfo]]:
+    """Matrices as they are stored: neighbours with one input and one block type are one (`Weights.load`)."""
+    for group in projections(matrices):
+        yield from _runs(group)
+
+
+def _place(info: TensorInfo) -> tuple[str, str]:
+    """The block that a matrix belongs to and its name there."""
+    at, _, stem = info.name.removesuffix(".weight").rpartition(".")
+    return at, stem
+
+
+def _runs(matrices: Iterable[TensorInfo]) -> Iterator[list[TensorInfo]]:
+    for _, members in groupby(matrices, key=lambda info: info.block_type):
+        yield list(members)
+
+
 def weight_buffers(tensors: Iterable[TensorInfo], layout: str, layers: int) -> list[BufferSpec]:
-    """What is `loaded`, in a layout of `kernels.buffers.LAYOUTS`."""
-    return [kernels.weight_buffer(info, layout) for info in loaded(tensors, layers)]
+    """What is `loaded`, in a layout of `kernels.buffers.WEIGHTS`."""
+    return _weights(loaded(tensors, layers), layout)
+
+
+def _weights(tensors: list[TensorInfo], layout: str) -> list[BufferSpec]:
+    dense = [kernels.dense_buffer(info) for info in tensors if not is_matrix(info)]
+    runs = joined(info for info in tensors if is_matrix(info))
+    return dense + [buffer for run in runs for buffer in kernels.matrix_buffers(run, layout)]
+
+
+def draft_weight_buffers(tensors: Iterable[TensorInfo], layout: str) -> list[BufferSpec]:
+    """A draft's tensors in a layout of `kernels.buffers.WEIGHTS`; its own token table stays in the bytes of its file.
+
+    The K and V matrices of all layers are there twice: one product makes the context's rows of every layer.
+    """
+    infos = list(tensors)
+    own = [info for info in infos if info.name != TABLE]
+    context = [info for stem in ("attn_k", "attn_v") for info in own if is_matrix(info) and _place(info)[1] == stem]
+    table = table_buffer(infos)
+    return [
+        *([] if table is None else [table]),
+        *_weights(own, layout),
+        *(buffer for run in _runs(context) for buffer in kernels.matrix_buffers(run, layout)),
+    ]
 
 
 def table_buffer(tensors: Iterable[TensorInfo]) -> BufferSpec | None:

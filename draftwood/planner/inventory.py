@@ -17,9 +17,16 @@ from draftwood.errors import UsageError
 from draftwood.formats.gguf import GGUFFile
 from draftwood.formats.header import ModelHeader
 from draftwood.formats.source import TensorInfo
-from draftwood.kernels.buffers import LAYOUTS, weight_buffer
+from draftwood.kernels.buffers import WEIGHTS
 from draftwood.models import known
-from draftwood.models.buffers import HEAD, TABLE, loaded, state_buffers, weight_buffers
+from draftwood.models.buffers import (
+    HEAD,
+    TABLE,
+    draft_weight_buffers,
+    loaded,
+    state_buffers,
+    weight_buffers,
+)
 from draftwood.models.draft_spec import DraftSpec, check_window, fit, overriding, read_spec
 from draftwood.models.draft_tensors import DraftHeader, draft_tensors, open_source
 from draftwood.models.registry import architecture
@@ -56,7 +63,12 @@ class Target:
     @cached_property
     def layout_bytes(self) -> dict[str, int]:
         """Bytes of the weights by layout, without the table that tokens are looked up in."""
-        return {layout: total(weight_buffers(self.tensors, layout, self.spec.layers)) for layout in LAYOUTS}
+        return {layout: total(weight_buffers(self.tensors, layout, self.spec.layers)) for layout in WEIGHTS}
+
+    @cached_property
+    def file_bytes(self) -> int:
+        """Bytes of the same weights in the file."""
+        return stored_bytes(loaded(self.tensors, self.spec.layers))
 
     @property
     def matrices(self) -> list[TensorInfo]:
@@ -79,24 +91,32 @@ class Draft:
     """A draft: what to call it (its quantisation, where it is known by name), its facts and its tensors.
 
     window: how far back all its layers but the last see where that is not what the draft says, 0 for no window.
+    copied: the rows of the target's head that it keeps for itself, if it has a shortlist and no head of its own.
     """
 
     name: str
     spec: DraftSpec
     tensors: tuple[TensorInfo, ...]
     window: int | None = None
+    copied: tuple[TensorInfo, ...] = ()
 
     @cached_property
     def layout_bytes(self) -> dict[str, int]:
         """Bytes of the weights by layout; a draft's own token table, where it has one, is among them."""
-        return {layout: sum(weight_buffer(info, layout).nbytes for info in self.tensors) for layout in LAYOUTS}
+        infos = (*self.tensors, *self.copied)
+        return {layout: total(draft_weight_buffers(infos, layout)) for layout in WEIGHTS}
+
+    @cached_property
+    def file_bytes(self) -> int:
+        """Bytes of the file's weights."""
+        return stored_bytes(self.tensors)
 
     @property
     def matrices(self) -> list[TensorInfo]:
         """What a block multiplies with."""
         return [info for info in self.tensors if len(info.shape) == 2 and info.name != TABLE]
 
-    @property
+    @cached_property
     def coarse(self) -> bool:
         """Whether its weights are so coarse that it guesses worse."""
         return 8 * stored_bytes(self.matrices) / weights(self.matrices) < COARSE_BITS
@@ -172,7 +192,15 @@ def draft_of(
     causal, tap_shift, window: see `draft_spec.read_spec`.
     """
     spec = fit(read_spec(header, causal, tap_shift, window), target.spec)
-    return Draft(name, spec, tuple(draft_tensors(header).values()))
+    tensors = draft_tensors(header)
+    copied = () if spec.shortlist is None or HEAD in tensors else (_rows(target.head, len(spec.shortlist)),)
+    return Draft(name, spec, tuple(tensors.values()), copied=copied)
+
+
+def _rows(head: TensorInfo, count: int) -> TensorInfo:
+    """Some rows of a matrix."""
+    shape, kind = (count, head.shape[-1]), head.block_type
+    return TensorInfo(HEAD, shape, kind, count * kind.row_bytes(shape[-1]))
 
 
 def target_of_file(path: Path) -> Target:

@@ -81,7 +81,7 @@ LEVERS = (
         "compact_weights",
         "w",
         "compact weights",
-        "speed not measured",
+        "kernels not written yet",
         lambda setup: dataclasses.replace(setup, layout="compact"),
     ),
     Lever("draft_kv", "d", "4-bit draft K/V", "perhaps fewer accepted guesses", _tight_draft_kv),

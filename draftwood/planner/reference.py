@@ -40,7 +40,7 @@ def parts(setup: Setup) -> dict[str, int]:
     context = setup.context + -setup.context % CONTEXT_STEP
     token = sum(spec.attention) * spec.kv_heads * sum(kind.row_bytes(spec.head_dim) for kind in setup.kv)
     taken = {
-        "weights": setup.target.layout_bytes["compact"],
+        "weights": setup.target.file_bytes,
         "kv": token * context,
         "state": total(state_buffers(spec)),
         "node_states": node_state(setup.target) * setup.rows,
@@ -49,7 +49,7 @@ def parts(setup: Setup) -> dict[str, int]:
     }
     if draft is not None:
         ring = math.prod((min(context, RING), len(draft.spec.taps), spec.hidden))
-        taken["draft"] = draft.layout_bytes["compact"]
+        taken["draft"] = draft.file_bytes
         taken["features"] = 2 * ring + 4 * ring
         taken["logits"] += 4 * spec.vocab * draft.spec.block_size
     return {name: nbytes for name, nbytes in taken.items() if nbytes}

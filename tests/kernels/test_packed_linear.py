@@ -12,9 +12,10 @@ import torch
 from draftwood.formats.ggml import BLOCK_TYPES
 from draftwood.kernels.dequant import dequantise
 from draftwood.kernels.draw import draw
+from draftwood.kernels.layouts import LAYOUTS
 from draftwood.kernels.linear import LinearRequest
 from draftwood.kernels.linear.packed import PACKED
-from draftwood.kernels.linear.packing import CODE_UNIT, LAYOUTS, pack
+from draftwood.kernels.linear.packing import CODE_UNIT, pack
 from tests.kernels.compiling import compile_cases, compile_kernel
 from tests.kernels.interpreting import run_interpreted
 from tests.kernels.rows import assert_rows_are_alone, poisoned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from functools import cache
 
 import gguf
 import pytest
@@ -17,27 +18,34 @@ from draftwood.cache.recurrent import RecurrentState
 from draftwood.cache.registry import KV_TYPES, kv_pair
 from draftwood.cache.sequence import Sequence
 from draftwood.cache.window import windowed_state
+from draftwood.engine.sources import open_draft, open_target
 from draftwood.formats.ggml import BLOCK_TYPES
 from draftwood.formats.gguf import GGUFFile
+from draftwood.formats.header import ModelSource
 from draftwood.formats.source import TensorInfo
+from draftwood.kernels.buffers import WEIGHTS, matrix_buffers
 from draftwood.kernels.delta_rule import DeltaShape
+from draftwood.kernels.linear import LinearRequest, LinearWeight, load_linear
+from draftwood.kernels.linear.packing import pack
 from draftwood.layers.weights import Weights
-from draftwood.models import buffers, dflash
+from draftwood.models import buffers, dflash, known
+from draftwood.models.base import Model
 from draftwood.models.draft_spec import DraftSpec, read_spec
 from draftwood.models.draft_tensors import DraftTensors, open_source
 from draftwood.models.registry import architecture
 from draftwood.models.spec import DeltaSpec, ModelSpec
 from draftwood.planner import hardware
-from draftwood.planner.inventory import Draft, Target, target_of_file
+from draftwood.planner.inventory import Draft, Target, draft_of, target_of, target_of_file
 from draftwood.planner.plan import OURS, Row, Setup
 from draftwood.planner.search import Question, weigh
 from tests.conftest import VENDORED
-from tests.models.test_dflash import VENDORED_DRAFT, target_on
+from tests.models.test_dflash import TARGET_SPEC, VENDORED_DRAFT, edited, target_on
 
 CASES = 200
-MATRIX_TYPES = ("Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16")
-FAST = {"Q4_K": 160, "Q5_K": 192, "Q6_K": 224}
-"""Bytes of 256 weights in the fast layout."""
+PRODUCTS = (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up"), ("ffn_down",))
+"""Matrices with one input in the order of the model, as drawn."""
+COMPACT = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+"""Types that take more bits in the GPU kernels' layout than in a file."""
 
 
 def tensor(name: str, rows: int, columns: int, kind: str) -> TensorInfo:
@@ -60,9 +68,13 @@ def drawn_target(draw: random.Random) -> Target:
     if draw.random() < 0.5:
         named.append(("output.weight", spec.vocab, hidden))
     for i in range(layers + draw.randint(0, 1)):  # the last one may be a block for multi-token prediction
-        named += [(f"blk.{i}.ffn_up.weight", spec.ffn, hidden), (f"blk.{i}.ffn_down.weight", hidden, spec.ffn)]
-    tensors = [tensor(name, rows, columns, draw.choice(MATRIX_TYPES)) for name, rows, columns in named]
+        named += [(f"blk.{i}.attn_{axis}.weight", draw.choice((3, 48, 128, 200)), hidden) for axis in "vqk"]
+        named += [(f"blk.{i}.ffn_{name}.weight", spec.ffn, hidden) for name in ("up", "gate")]
+        named.append((f"blk.{i}.ffn_down.weight", hidden, spec.ffn))
+    kinds = draw.sample(list(BLOCK_TYPES), 2)
+    tensors = [tensor(name, rows, columns, draw.choice(kinds)) for name, rows, columns in named]
     tensors.append(TensorInfo("output_norm.weight", (hidden,), BLOCK_TYPES["F32"], 4 * hidden))
+    tensors.append(tensor("blk.0.ssm_conv1d.weight", 160, 4, "F32"))
     return Target("drawn", "a drawn model", spec, tuple(tensors))
 
 
@@ -73,7 +85,9 @@ def drawn_draft(draw: random.Random, target: Target) -> Draft:
         *("drawn", "dflash", layers, 256, 256, 2, draw.choice((1, 2)), head_dim, 1e-6, 1e4, draw.choice((4, 8, 16)), 0),
         *(tuple(range(draw.randint(1, 3))), windows, (False,) * layers, (), target.spec.vocab, 256, 0),
     )
-    tensors = [tensor(f"blk.{i}.ffn_up.weight", 256, 256, draw.choice(MATRIX_TYPES)) for i in range(layers)]
+    kinds = draw.sample(list(BLOCK_TYPES), 2)
+    names = [f"blk.{i}.{stem}.weight" for i in range(layers) for stem in ("attn_q", "attn_v", "attn_k", "ffn_up")]
+    tensors = [tensor(name, draw.choice((40, 256)), 256, draw.choice(kinds)) for name in names]
     return Draft("drawn", spec, tuple(tensors))
 
 
@@ -82,13 +96,12 @@ def allocated(row: Row, question: Question, rows: int) -> list[Tensor]:
     target, draft, context = question.target, row.draft, question.context
     spec, capacity = target.spec, context + -context % GRANULE
     made: list[Tensor] = []
+    compact = "compact_weights" in row.levers
+    if "host_table" not in row.levers:
+        made.append(torch.empty(target.tensors[0].nbytes, dtype=torch.uint8))
     own_head = any(info.name == "output.weight" for info in target.tensors)
-    for info in target.tensors:
-        if info.name == "token_embd.weight" and "host_table" not in row.levers:
-            made.append(torch.empty(info.nbytes, dtype=torch.uint8))
-        skipped = info.name == "token_embd.weight" and own_head
-        if not skipped and not info.name.startswith(f"blk.{spec.layers}."):
-            made.append(weight(info, "compact_weights" in row.levers))
+    used = [info for info in target.tensors[own_head:] if not info.name.startswith(f"blk.{spec.layers}.")]
+    made += weights(used, products(spec.layers), compact)
     states: list[KVState | RecurrentState] = []
     for attends in spec.attention:
         if attends:
@@ -102,7 +115,8 @@ def allocated(row: Row, question: Question, rows: int) -> list[Tensor]:
     made.append(torch.empty(rows, spec.vocab))
     if draft is not None:
         facts, kv = draft.spec, kv_pair("tq4_0" if "draft_kv" in row.levers else "q8_0")
-        made += [weight(info, "compact_weights" in row.levers) for info in draft.tensors]
+        context = [[f"blk.{i}.attn_{axis}" for axis in "kv" for i in range(facts.layers)]]
+        made += weights(list(draft.tensors), products(facts.layers) + context, compact)
         for window in facts.windows:
             made += tensors_of(windowed_state(kv, facts.kv_heads, facts.head_dim, capacity, window, "cpu"))
         width = len(facts.taps) * spec.hidden
@@ -111,11 +125,38 @@ def allocated(row: Row, question: Question, rows: int) -> list[Tensor]:
     return made
 
 
-def weight(info: TensorInfo, compact: bool) -> Tensor:
-    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[info.block_type.name]]
-    if not compact and info.block_type.name in FAST:
-        block, size = 256, FAST[info.block_type.name]
-    return torch.empty(*info.shape[:-1], info.shape[-1] // block, size, dtype=torch.uint8)
+def products(layers: int) -> list[list[str]]:
+    """Names of the matrices of a drawn model, those with one input together."""
+    of_blocks = [[f"blk.{i}.{stem}" for stem in group] for i in range(layers) for group in PRODUCTS]
+    return [["token_embd"], ["output"], *of_blocks]
+
+
+def weights(infos: list[TensorInfo], together: list[list[str]], compact: bool) -> list[Tensor]:
+    """Vectors and the convolution in float32; matrices packed by the kernels' code, or in the bytes of their file."""
+    named = {info.name.removesuffix(".weight"): info for info in infos}
+    made = [torch.empty(info.shape) for name, info in named.items() if "norm" in name or "conv" in name]
+    for names in together:
+        runs: list[tuple[str, list[int], int]] = []
+        for name in filter(named.__contains__, names):
+            kind, (rows, columns) = named[name].block_type.name, named[name].shape
+            if not runs or runs[-1][0] != kind:
+                runs.append((kind, [], columns))
+            runs[-1][1].append(rows)
+        for kind, counts, columns in runs:
+            if compact and kind in COMPACT:
+                block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+                made += [torch.empty(rows, columns // block, size, dtype=torch.uint8) for rows in counts]
+            else:
+                made += packed(kind, sum(counts), columns)
+    return made
+
+
+@cache
+def packed(kind: str, rows: int, columns: int) -> list[Tensor]:
+    """The tensors of a matrix as the GPU kernels read it."""
+    block = BLOCK_TYPES[kind]
+    made = pack(torch.zeros(rows, block.row_bytes(columns), dtype=torch.uint8), block, columns)
+    return [t for t in (made.words, made.high, made.scales, made.factor) if t is not None]
 
 
 def staged(delta: DeltaSpec, rows: int) -> RecurrentState:
@@ -237,13 +278,93 @@ def test_a_loaded_draft_keeps_what_its_buffers_say(window: int | None) -> None:
         assert total(stated) == model.new_context(kv_pair("q8_0"), capacity).nbytes
 
 
+def widths(kind: str) -> list[int]:
+    """Lengths of rows that a type can store, some of them no whole number of steps."""
+    return [256, 512, 768] if BLOCK_TYPES[kind].block_size == 256 else [32, 96, 128, 160, 288, 512]
+
+
+@pytest.mark.parametrize("kind", BLOCK_TYPES)
+def test_a_matrix_is_planned_as_it_is_packed(kind: str) -> None:
+    """Drawn small shapes; a plan joins neighbours before it pads."""
+    draw = random.Random(kind)
+    for _ in range(12):
+        columns = draw.choice(widths(kind))
+        parts = [draw.choice((1, 31, 48, 127, 128, 129, 300)) for _ in range(draw.randint(1, 3))]
+        raw = torch.zeros(sum(parts), BLOCK_TYPES[kind].row_bytes(columns), dtype=torch.uint8)
+        run = [tensor(f"{i}.weight", rows, columns, kind) for i, rows in enumerate(parts)]
+        fast, compact = (matrix_buffers(run, layout) for layout in WEIGHTS)
+        assert total(fast) == pack(raw, BLOCK_TYPES[kind], columns).nbytes
+        assert total(compact) == (raw.nbytes if kind in COMPACT else total(fast))
+        assert not any(buffer.planned for buffer in fast)
+        assert {buffer.planned for buffer in compact} == {kind in COMPACT}
+
+
+class Loaded:
+    """Counts what `Weights` puts on a device: matrices as the GPU form packs them, the rest in float32."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.nbytes = 0
+        dense = Weights.dense
+
+        def counted_linear(raw: Tensor, request: LinearRequest) -> LinearWeight:
+            self.nbytes += pack(raw, request.block_type, request.in_features).nbytes
+            return load_linear(raw, request)
+
+        def counted_dense(self_: Weights, name: str, shape: tuple[int, ...]) -> Tensor:
+            made = dense(self_, name, shape)
+            self.nbytes += made.nbytes
+            return made
+
+        monkeypatch.setattr("draftwood.layers.weights.load_linear", counted_linear)
+        monkeypatch.setattr(Weights, "dense", counted_dense)
+
+    def take(self) -> int:
+        """Bytes since the last call."""
+        taken, self.nbytes = self.nbytes, 0
+        return taken
+
+
+def model_of(source: ModelSource) -> Model:
+    module = architecture(source)
+    return module.build(module.read_spec(source), Weights(source, "cpu", "auto"))
+
+
+@pytest.mark.parametrize(
+    "name", ["l-b.Q4_1.gguf", "q3-b.Q4_K_M.gguf", "q35-c.Q4_K_M.gguf", "synthetic:qwen3.6-27b-tiny"]
+)
+def test_a_loaded_models_weights_are_those_of_the_plan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_target(name if known.is_synthetic(name) else str(VENDORED / "models" / name))
+    counter = Loaded(monkeypatch)
+    model_of(source)
+    assert target_of(source, name).layout_bytes["fast"] == counter.take()
+
+
+def test_a_loaded_drafts_weights_are_those_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, draft = open_target("synthetic:qwen3.6-27b-tiny"), open_draft("synthetic:qwen3.6-27b-tiny-dflash")
+    model = model_of(target)
+    counter = Loaded(monkeypatch)
+    dflash.build(read_spec(draft), Weights(DraftTensors(draft), "cpu", "auto", exact=False), model)
+    assert draft_of(draft, target_of(target, "tiny"), "draft").layout_bytes["fast"] == counter.take()
+
+
+def test_a_shortlist_copies_rows_of_the_targets_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = tensor("output.weight", TARGET_SPEC.vocab, TARGET_SPEC.hidden, "F32")
+    target = Target("stand-in", "", TARGET_SPEC, (head,))
+    source = GGUFFile.open(VENDORED / "draft" / VENDORED_DRAFT)
+    short = edited(source, dflash__shortlist=list(range(0, 300, 2)))
+    counter = Loaded(monkeypatch)
+    for draft in (source, short):
+        dflash.build(read_spec(draft), Weights(DraftTensors(draft), "cpu", "auto", exact=False), target_on("cpu"))
+        assert draft_of(draft, target, "draft").layout_bytes["fast"] == counter.take()
+
+
 def test_the_weights_of_a_file_are_those_of_its_tensors() -> None:
     path = VENDORED / "models" / "q35-c.Q4_K_M.gguf"
     target = target_of_file(path)
     unused = f"blk.{target.spec.layers}."  # the block for multi-token prediction
     sizes = {t.name: t.n_bytes for t in gguf.GGUFReader(path).tensors if not t.name.startswith(unused)}
     table = sizes.pop("token_embd.weight") if "output.weight" in sizes else 0
-    assert target.layout_bytes["compact"] == sum(sizes.values())
+    assert target.file_bytes == sum(sizes.values())
     assert target.layout_bytes["fast"] > target.layout_bytes["compact"]
     parts = OURS.parts(plain_setup(target))
     assert parts["table"] == (table or sizes["token_embd.weight"])

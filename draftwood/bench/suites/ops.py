@@ -8,7 +8,7 @@ a captured graph that cycles through distinct copies of a matrix of at least fou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -21,20 +21,16 @@ from draftwood.errors import DraftwoodError, UsageError
 from draftwood.formats.ggml import BlockType
 from draftwood.kernels.dequant import dequantise
 from draftwood.kernels.draw import draw
-from draftwood.kernels.linear.packing import STEP, PackedMatrix, pack
+from draftwood.kernels.linear.packing import PackedMatrix, pack
 from draftwood.models import known
+from draftwood.models.buffers import is_matrix, loaded, projections
+from draftwood.models.registry import architecture
 
 if TYPE_CHECKING:
     from draftwood.kernels.linear.triton import Joined
 
 PROMPT = 2048
 LARGEST_ERROR = 1e-3
-TOGETHER = (
-    ("attn_q", "attn_k", "attn_v"),
-    ("attn_qkv", "attn_gate", "ssm_alpha", "ssm_beta"),
-    ("ffn_gate", "ffn_up"),
-)
-"""Matrices of a block with one input, which are one launch, as in `Weights.projection`."""
 
 _COPIED = 300_000_000
 
@@ -91,37 +87,15 @@ def cases(model: str) -> list[Case]:
     key = known.key_of(model)
     if key is None:
         raise UsageError(f"no model {model[:40]!r} is known; the known ones are {', '.join(known.names())}.")
-    # A convolution has two axes as well, but a few taps only.
-    tensors = {
-        name: info for name, info in known.target(key).tensors.items() if len(info.shape) == 2 and info.shape[1] >= STEP
-    }
+    target = known.target(key)
+    layers = architecture(target).read_spec(target).layers
     found: dict[Case, int] = {}
-    blocks: dict[str, list[str]] = {}
-    for name in tensors:
-        at, _, rest = name.rpartition(".weight")[0].rpartition(".")
-        blocks.setdefault(at, []).append(rest)
-    for at, names in blocks.items():
-        for group in _groups(names):
-            infos = [tensors[f"{at}.{name}.weight" if at else f"{name}.weight"] for name in group]
-            if group[0].startswith("token_embd") and "output.weight" in tensors:
-                continue  # looked up, not multiplied
-            runs = [(kind, list(run)) for kind, run in groupby(infos, key=lambda info: info.block_type)]
-            parts = tuple((kind, sum(info.shape[0] for info in run)) for kind, run in runs)
-            case = Case("+".join(group), parts, infos[0].shape[1])
-            found[case] = found.get(case, 0) + 1
+    for group in projections(info for info in loaded(target.tensors.values(), layers) if is_matrix(info)):
+        runs = [(kind, list(run)) for kind, run in groupby(group, key=lambda info: info.block_type)]
+        parts = tuple((kind, sum(info.shape[0] for info in run)) for kind, run in runs)
+        case = Case("+".join(info.name.split(".")[-2] for info in group), parts, group[0].shape[1])
+        found[case] = found.get(case, 0) + 1
     return [replace(case, count=count) for case, count in found.items()]
-
-
-def _groups(names: list[str]) -> Iterator[list[str]]:
-    """Names of one block, those with one input together."""
-    left = list(names)
-    for together in TOGETHER:
-        group = [name for name in together if name in left]
-        if group:
-            yield group
-        left = [name for name in left if name not in group]
-    for name in left:
-        yield [name]
 
 
 def measure_limits() -> Limits:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from draftwood.kernels._select import without_triton
+from draftwood.kernels.layouts import LAYOUTS
 from draftwood.kernels.linear.base import LinearForm, LinearRequest, LinearWeight
-from draftwood.kernels.linear.packing import LAYOUTS, PackedMatrix, pack
+from draftwood.kernels.linear.packing import PackedMatrix, pack
 
 
 class PackedWeight(LinearWeight):

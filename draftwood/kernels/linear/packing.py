@@ -15,79 +15,16 @@ import torch
 from torch import Tensor
 
 from draftwood.formats.ggml import BlockType
+from draftwood.kernels.buffers import packed_buffers
 from draftwood.kernels.dequant.reference import CODES, FLOATS
+from draftwood.kernels.layouts import BLOCK, LAYOUTS, STEP, Layout
 from draftwood.kernels.linear.base import padded
-
-OUTPUTS = 128
-"""Outputs of a tile: one program works on that many at once."""
-
-STEP = 128
-"""Inputs of a step along K."""
-
-_BLOCK = 32
-"""Outputs of a block in memory, and inputs of a lane."""
 
 CODE_UNIT = 2.0**24
 """A code is read as the bits of a half, which stand for code * 2**-24; scales make up for it."""
 
 _SLAB_WEIGHTS = 1 << 23
 """Weights that are packed at once: temporaries take about 30 bytes each."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How codes and scales of a matrix are kept.
-
-    A weight is scale * (code - offset), or scale * code + the weight of code 0 where the type has minima, and code
-    `offset` is then one in the middle, whose weight rounding is to keep. bits: of a code, 4, 5, 6 or 8; 16 stands for
-    halves without scales. group: weights that share a scale, 32 or 16. minimum: whether the type has minima. offset: 0
-    to 128.
-    """
-
-    bits: int
-    group: int = 32
-    minimum: bool = False
-    offset: int = 0
-
-    @property
-    def words(self) -> int:
-        """int32 a lane of low parts: 4 bits of a code each, or 8, or 16."""
-        return {8: 8, 16: 16}.get(self.bits, 4)
-
-    @property
-    def high_words(self) -> int:
-        """int32 a lane of what 4 bits do not hold."""
-        return {5: 1, 6: 2}.get(self.bits, 0)
-
-    @property
-    def scale_bytes(self) -> int:
-        """Bytes a lane of scales and offsets."""
-        return 0 if self.bits == 16 else 2 * (_BLOCK // self.group) * (2 if self.minimum else 1)
-
-    @property
-    def bits_a_weight(self) -> float:
-        """Bits in memory of one weight, scales included."""
-        return (32 * (self.words + self.high_words) + 8 * self.scale_bytes) / _BLOCK
-
-
-LAYOUTS: dict[str, Layout] = {
-    "Q4_0": Layout(4, offset=8),
-    "Q4_1": Layout(4, minimum=True, offset=8),
-    "Q4_K": Layout(4, minimum=True, offset=8),
-    "Q2_K": Layout(4, group=16, minimum=True, offset=2),
-    "Q3_K": Layout(4, group=16, offset=4),
-    "Q5_0": Layout(5, offset=16),
-    "Q5_1": Layout(5, minimum=True, offset=16),
-    "Q5_K": Layout(5, minimum=True, offset=16),
-    "Q6_K": Layout(6, group=16, offset=32),
-    "Q8_0": Layout(8, offset=128),
-    "IQ4_NL": Layout(8, offset=128),
-    "IQ4_XS": Layout(8, offset=128),
-    "F32": Layout(16),
-    "F16": Layout(16),
-    "BF16": Layout(16),
-}
-"""By block type. Q2_K, Q3_K, IQ4_NL and IQ4_XS are re-expressed in wider codes, which loses nothing."""
 
 
 @dataclass(frozen=True)
@@ -125,19 +62,15 @@ def pack(raw: Tensor, block_type: BlockType, in_features: int) -> PackedMatrix:
     Scales become halves, each off by 2**-11 at most, around a power of two a row that keeps them normal numbers.
     """
     rows, layout = len(raw), LAYOUTS[block_type.name]
-    outputs, steps = -(-rows // OUTPUTS) * OUTPUTS, -(-in_features // STEP)
-
-    def room(count: int, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(outputs // _BLOCK, steps, _BLOCK, 4, count, dtype=dtype, device=raw.device)
-
-    words = room(layout.words, torch.int32)
-    high = room(layout.high_words, torch.int32) if layout.high_words else None
-    scales = room(layout.scale_bytes // 2, torch.int16) if layout.scale_bytes else None
-    factor = torch.ones(outputs, device=raw.device)
-    slab = max(1, _SLAB_WEIGHTS // in_features // _BLOCK) * _BLOCK
+    parts = {
+        spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype), device=raw.device)
+        for spec in packed_buffers(layout, rows, in_features)
+    }
+    words, high, scales, factor = parts["words"], parts.get("high"), parts.get("scales"), parts["factor"].fill_(1)
+    slab = max(1, _SLAB_WEIGHTS // in_features // BLOCK) * BLOCK
     for first in range(0, rows, slab):
-        part = padded(raw[first : first + slab].contiguous(), _BLOCK)
-        inside = slice(first // _BLOCK, (first + len(part)) // _BLOCK)
+        part = padded(raw[first : first + slab].contiguous(), BLOCK)
+        inside = slice(first // BLOCK, (first + len(part)) // BLOCK)
         packed = _floats(part, block_type) if layout.bits == 16 else _codes(part, block_type, layout)
         factor[first : first + len(part)] = packed[-1]
         for whole, piece in zip((words, high, scales), packed[:-1], strict=True):
@@ -157,7 +90,7 @@ def _widened(x: Tensor, multiple: int) -> Tensor:
 
 def _lanes(values: Tensor) -> Tensor:
     """[rows, 128 S] as what each lane owns: [rows / 32, S, 32, 4, 32]."""
-    blocks: Tensor = values.unflatten(0, (-1, _BLOCK)).unflatten(-1, (-1, 4, _BLOCK))
+    blocks: Tensor = values.unflatten(0, (-1, BLOCK)).unflatten(-1, (-1, 4, BLOCK))
     return blocks.transpose(1, 2)
 
 
@@ -184,7 +117,7 @@ def _codes(raw: Tensor, block_type: BlockType, layout: Layout) -> Packed:
         lost = (kinds[0] / factor.unsqueeze(1) - halves[0].float()) * (layout.offset / CODE_UNIT)
         halves[1] = (kinds[1] / factor.unsqueeze(1) + lost).half()
     groups = (
-        torch.stack(halves, -1).flatten(1).unflatten(0, (-1, _BLOCK)).unflatten(-1, (-1, 4, layout.scale_bytes // 2))
+        torch.stack(halves, -1).flatten(1).unflatten(0, (-1, BLOCK)).unflatten(-1, (-1, 4, layout.scale_bytes // 2))
     )
     scales = groups.transpose(1, 2).contiguous().view(torch.int16)
     return _words(stored, layout.bits), _high(stored, layout.bits), scales, factor

@@ -7,7 +7,7 @@ In comments, a lane's 32 weights have the axes r p1 p0 h: word, and the places o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from draftwood.kernels._rows import aligned, row_stride
-from draftwood.kernels.linear.packing import OUTPUTS, STEP, Layout, PackedMatrix, high_places
+from draftwood.kernels.layouts import OUTPUTS, STEP, Layout
+from draftwood.kernels.linear.packing import PackedMatrix, high_places
 
 
 @dataclass(frozen=True)
@@ -317,7 +318,7 @@ def _add_parts(
             b_more = ()
             for part in tl.static_range(4):
                 p_part = p_parts + ((first + part) * TILE_ROWS + o_row[:, None]) * N + o_n[None, :]
-                b_more = b_more + (tl.load(p_part, mask=first + part < count, other=0.0),)  # noqa: RUF005
+                b_more = b_more + (tl.load(p_part, mask=first + part < count, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
             for part in tl.static_range(4):
                 b_sum += b_more[part]
         b_sum *= tl.load(p_x_factor + o_row)[:, None] * tl.load(p_factor + o_n)[None, :]
@@ -502,7 +503,11 @@ def join(matrices: Sequence[PackedMatrix]) -> Joined:
         columns += [(column + tile * OUTPUTS, column + matrix.out_features) for tile in range(tiles)]
         column += matrix.out_features
     device = matrices[0].factor.device
-    factor = matrices[0].factor if len(matrices) == 1 else torch.cat([matrix.factor for matrix in matrices])
+    factor = matrices[0].factor
+    if len(matrices) > 1:
+        factor = torch.cat([matrix.factor for matrix in matrices])
+        parts = factor.split([matrix.padded[0] for matrix in matrices])
+        matrices = [replace(matrix, factor=part) for matrix, part in zip(matrices, parts, strict=True)]
     places = (torch.tensor(numbers, dtype=torch.int32, device=device) for numbers in (starts, columns))
     return Joined(tuple(matrices), factor, *places)
 
