@@ -261,27 +261,26 @@ def test_reference_walks_like_the_plain_form() -> None:
 
 def test_assumed_lengths_have_their_mean() -> None:
     for mean in (1.0, 2.25, 7.9):
-        assumed = Assumed(torch.tensor([mean], dtype=torch.float64), torch.tensor([0]))
-        lengths = [int(reference.assumed_length(assumed)) for _ in range(2000)]
-        assert set(lengths) <= {math.floor(mean), math.ceil(mean)}
-        assert sum(lengths) / 2000 == pytest.approx(mean, abs=0.03)
-        assert int(assumed.counter) == 2000
+        assumed = Assumed(torch.tensor([mean], dtype=torch.float64), torch.arange(2000))
+        lengths = reference.assumed_length(assumed)
+        assert set(lengths.tolist()) <= {math.floor(mean), math.ceil(mean)}
+        assert float(lengths.double().mean()) == pytest.approx(mean, abs=0.03)
+        assert torch.equal(assumed.counter, torch.arange(1, 2001))
 
 
-@pytest.mark.parametrize("number", range(2))
-def test_growth_interpreted(number: int) -> None:
-    run_interpreted("tests.kernels.test_draft_tree", f"check_growths('cpu', [{number}], 2)")
+def test_growth_interpreted() -> None:
+    run_interpreted("tests.kernels.test_draft_tree", "check_growths('cpu', [0], 4)")
 
 
 def test_edges_and_walks_interpreted() -> None:
-    calls = "check_edges('cpu'); check_walks('cpu', 'triton', range(30)); check_chain('cpu')"
+    calls = "check_edges('cpu'); check_walks('cpu', 'triton', range(16)); check_chain('cpu')"
     run_interpreted("tests.kernels.test_draft_tree", calls)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(2, 12))
+@pytest.mark.parametrize("number", range(1, 12))
 def test_more_growth_interpreted(number: int) -> None:
-    run_interpreted("tests.kernels.test_draft_tree", f"check_growths('cpu', [{number}])")
+    run_interpreted("tests.kernels.test_draft_tree", f"check_growths('cpu', [{number}], 2)")
 
 
 @pytest.mark.gpu
@@ -330,7 +329,12 @@ def test_a_round_in_a_captured_graph(gpu: str) -> None:
         assert torch.equal(text[length : length + kept], row[4 : 4 + kept])
 
 
-CASES = {"63 of 15 x 8": (63, 15, 8), "22 of 15 x 8": (22, 15, 8), "a chain of 15": (15, 15, 1), "63 of 63 x 8": (63, 63, 8)}
+CASES = {
+    "63 of 15 x 8": (63, 15, 8),
+    "22 of 15 x 8": (22, 15, 8),
+    "a chain of 15": (15, 15, 1),
+    "63 of 63 x 8": (63, 63, 8),
+}
 
 
 @pytest.mark.parametrize(("target", "case"), compile_cases(*CASES))
@@ -342,10 +346,10 @@ def test_compiles(monkeypatch: pytest.MonkeyPatch, target: str, case: str) -> No
     whole = ("pending", "candidate", "committed", "token", "parent", "depth", "count", "position")
     arguments = {f"p_{name}": torch.int64 for name in whole} | {"p_ancestor": torch.int32, "p_order": torch.int32}
     arguments |= {"p_value": torch.float32, "p_normaliser": torch.float32, "p_expected": torch.float64, "lowest": -INF}
-    sizes = {"TOKEN_STRIDE": width, "VALUE_STRIDE": width, "DEPTHS": depths, "WIDTH": width, "BUDGET": budget}
-    sizes |= {"SEED": budget // 2, "CAPACITY": CAPACITY, "N": 1 << budget.bit_length()}
+    sizes = {"TOKEN_STRIDE": width, "value_stride": width, "DEPTHS": depths, "WIDTH": width, "BUDGET": budget}
+    sizes |= {"SEED": budget // 2, "CAPACITY": CAPACITY, "N": max(32, 1 << budget.bit_length())}
     sizes |= {"D": 1 << (depths - 1).bit_length(), "K": 1 << (width - 1).bit_length()}
-    made = compile_kernel(triton._grow, target, arguments | sizes, num_warps=1); print(made.registers, made.spilled, made.shared); made.check()
+    compile_kernel(triton._grow, target, arguments | sizes, num_warps=1).check()
 
 
 @pytest.mark.parametrize(("target", "case"), compile_cases("found", "assumed"))
@@ -355,5 +359,9 @@ def test_walk_compiles(monkeypatch: pytest.MonkeyPatch, target: str, case: str) 
     monkeypatch.setitem(POINTERS, torch.float64, "*fp64")
     names = ("token", "parent", "depth", "count", "target", "committed", "pending", "text", "path", "row")
     arguments = {f"p_{name}": torch.int64 for name in names} | {"CAPACITY": CAPACITY, "HEADER": 4}
-    assumed = {"p_mean": torch.float64, "p_counter": torch.int64} if case == "assumed" else {"p_mean": None, "p_counter": None}
+    assumed = (
+        {"p_mean": torch.float64, "p_counter": torch.int64}
+        if case == "assumed"
+        else {"p_mean": None, "p_counter": None}
+    )
     compile_kernel(triton._walk, target, arguments | assumed, num_warps=1).check()

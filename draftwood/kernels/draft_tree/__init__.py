@@ -79,10 +79,11 @@ class Grow(Protocol):
     ) -> Grown:
         """The likeliest nodes, a node's score being the float32 sum of log-probabilities along its path from the top.
 
-        pending: int64 [], the root's token. tokens: int64 [depths, K], those of a depth all different. log_probs: float32
-        [depths, K], taken as at most 0, NaN and -inf as impossible. normaliser: float32 [depths], taken off log_probs
-        (which may then be logits of `top_k`). committed: int64 [1], the sequence's length. Depths and ranks beyond
-        `growth` are not looked at. ValueError for a budget outside 1..63 or more than 64 ranks on a GPU.
+        pending: int64 [], the root's token. tokens: int64 [depths, K], those of a depth all different. log_probs:
+        float32 [depths, K], taken as at most 0, NaN and -inf as impossible. normaliser: float32 [depths], taken off
+        log_probs (which may then be the values of `top_k`). committed: int64 [1], the sequence's length. Depths and
+        ranks beyond `growth` are not looked at. On a GPU, ValueError for a budget outside 1..63 or more than 64
+        candidates.
         """
 
 
@@ -106,8 +107,8 @@ class Walked:
     count       int64 []    nodes on the path, the root included
     next_token  int64 []    the target's own token after the last node
     tokens      int64 [64]  the path's tokens; -1 after the last one
-    row         int64 [68]  all that the host reads of a round: count, deepest node of the tree, next_token, nodes of the
-                            tree with its root, then `tokens`
+    row         int64 [68]  all that the host reads of a round: count, depth of the tree, next_token, nodes of the tree
+                            with its root, then `tokens`
     """
 
     path: Tensor
@@ -134,11 +135,11 @@ class Walk(Protocol):
     ) -> Walked:
         """A node is accepted if its parent is and its token is the one the target drew after the parent.
 
-        tokens, parents, depth, count: as in `Grown`. target: int64 [64], what the target draws after each node. In place:
-        committed (int64 [1]) grows by the path, pending (int64 []) becomes the next token, and the path's tokens enter
-        text (int64 [length + 64], length >= committed) from `committed` on. With `assumed`, the path is the first nodes
-        of the greedy chain (the first child at every depth), as many as drawn or as there are; the next token stays the
-        target's own after the last of them.
+        tokens, parents, depth, count: as in `Grown`. target: int64 [64], what the target draws after each node. In
+        place: committed (int64 [1]) grows by the path, pending (int64 []) becomes the next token, and the path's tokens
+        enter text (int64 [length + 64], length >= committed) from `committed` on. With `assumed`, the path is the first
+        nodes of the greedy chain (the first child at every depth), as many as drawn or as there are; the next token
+        stays the target's own after the last of them.
         """
 
 

@@ -14,6 +14,9 @@ from draftwood.kernels.gumbel.triton import _SPREAD, _keyed
 MOST_CANDIDATES = 64
 """Ranks whose keys still fit a warp's registers."""
 
+LANES = 32
+"""Nodes at least: a warp's lanes, over which integers are reduced by one instruction."""
+
 _NEVER = tl.constexpr(0x7F800000)
 """Key of a candidate that cannot be chosen: the bits of infinity."""
 
@@ -31,16 +34,17 @@ def _at(b_x, o_n, place):
     return tl.sum(tl.where(o_n == place, b_x, 0), 0)
 
 
-@triton.jit
+# Were the stride known, lanes would load four numbers at a time, and the keys change layout in every turn.
+@triton.jit(do_not_specialize=["value_stride"])
 def _grow(
     p_pending, p_candidate, p_value, p_normaliser, p_committed, p_token, p_parent, p_depth, p_count, p_expected,
-    p_position, p_ancestor, p_order, lowest, TOKEN_STRIDE: tl.constexpr, VALUE_STRIDE: tl.constexpr,
-    DEPTHS: tl.constexpr, WIDTH: tl.constexpr, BUDGET: tl.constexpr, SEED: tl.constexpr, CAPACITY: tl.constexpr,
-    N: tl.constexpr, D: tl.constexpr, K: tl.constexpr,
+    p_position, p_ancestor, p_order, lowest, value_stride, TOKEN_STRIDE: tl.constexpr, DEPTHS: tl.constexpr,
+    WIDTH: tl.constexpr, BUDGET: tl.constexpr, SEED: tl.constexpr, CAPACITY: tl.constexpr, N: tl.constexpr,
+    D: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     o_n, o_d, o_k = tl.arange(0, N), tl.arange(0, D), tl.arange(0, K)
     m_value = (o_d < DEPTHS)[:, None] & (o_k < WIDTH)[None, :]
-    b_table = tl.load(p_value + o_d[:, None] * VALUE_STRIDE + o_k[None, :], mask=m_value, other=-float("inf"))
+    b_table = tl.load(p_value + o_d[:, None] * value_stride + o_k[None, :], mask=m_value, other=-float("inf"))
     if p_normaliser is not None:
         b_table -= tl.load(p_normaliser + o_d, mask=o_d < DEPTHS, other=0.0)[:, None]
     b_table = tl.where(b_table == b_table, tl.minimum(b_table, 0.0), -float("inf"))
@@ -131,6 +135,7 @@ def grow(
     require(width <= MOST_CANDIDATES, f"a depth has at most {MOST_CANDIDATES} candidates, not {width}")
     depths = min(depths, growth.budget) if width else 0
     budget = min(growth.budget, depths) if width == 1 else growth.budget
+    normaliser = None if normaliser is None else aligned(normaliser)
     tokens, log_probs, device = aligned(tokens), aligned(log_probs), tokens.device
     columns = torch.empty(4, CAPACITY, dtype=torch.int64, device=device)
     paths = torch.empty(CAPACITY + 1, CAPACITY, dtype=torch.int32, device=device)
@@ -146,9 +151,9 @@ def grow(
     )
     _grow[(1,)](
         pending, tokens, log_probs, normaliser, committed, grown.tokens, grown.parents, grown.depth, grown.count,
-        grown.expected, grown.positions, grown.ancestors, grown.order, growth.lowest, TOKEN_STRIDE=tokens.stride(0),
-        VALUE_STRIDE=log_probs.stride(0), DEPTHS=depths, WIDTH=width, BUDGET=budget, SEED=min(growth.seed, depths),
-        CAPACITY=CAPACITY, N=triton.next_power_of_2(budget + 1), D=triton.next_power_of_2(max(depths, 1)),
+        grown.expected, grown.positions, grown.ancestors, grown.order, growth.lowest, log_probs.stride(0),
+        TOKEN_STRIDE=tokens.stride(0), DEPTHS=depths, WIDTH=width, BUDGET=budget, SEED=min(growth.seed, depths),
+        CAPACITY=CAPACITY, N=max(LANES, triton.next_power_of_2(budget + 1)), D=triton.next_power_of_2(max(depths, 1)),
         K=triton.next_power_of_2(max(width, 1)), num_warps=1,
     )  # fmt: skip
     return grown
