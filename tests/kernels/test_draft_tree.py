@@ -20,6 +20,8 @@ from tests.kernels.rows import poisoned
 INF = math.inf
 BUDGETS = [1, 2, 3, 7, 8, 15, 16, 22, 31, 32, 40, 63]
 KINDS = ["random", "ties", "rounded", "impossible", "wrong", "flat", "nothing"]
+ANY_KINDS = [*KINDS, "shuffled"]
+"""A heap needs rows that descend; the growth does not."""
 SIZES = [(15, 8), (7, 8), (1, 8), (15, 1), (3, 2), (20, 4), (5, 3), (63, 1)]
 
 
@@ -34,6 +36,9 @@ def candidates(depths: int, width: int, seed: int, kind: str) -> tuple[Tensor, T
         log_probs = (log_probs / 2).round() * 2
     if kind == "rounded":  # Sums of different numbers become equal.
         log_probs = log_probs.half().float() - 2.0**-20 * torch.arange(width)
+    if kind == "shuffled":
+        log_probs = log_probs.gather(1, torch.rand(depths, width, generator=draw).argsort(1))
+        log_probs = log_probs.masked_fill(torch.rand(depths, 1, generator=draw) < 0.2, -INF)
     if kind == "flat":
         log_probs[:] = -3.0
     if kind == "nothing":
@@ -56,10 +61,10 @@ def growths(depths: int, width: int, budget: int, choice: int) -> Growth:
     return Growth(budget, [8, 8, 2, 1][choice // 2 % 4], min(depth, budget), seed, lowest)
 
 
-def cases(number: int) -> list[tuple[Tensor, Tensor, Growth]]:
+def cases(number: int, kinds: list[str]) -> list[tuple[Tensor, Tensor, Growth]]:
     """Trees of every budget and kind, other sizes each time."""
     made = []
-    for case, (budget, kind) in enumerate(product(BUDGETS, KINDS)):
+    for case, (budget, kind) in enumerate(product(BUDGETS, kinds)):
         depths, width = SIZES[(case + number) % len(SIZES)]
         growth = growths(depths, width, budget, case + 5 * number)
         made.append((*candidates(depths, width, case + 1000 * number, kind), growth))
@@ -124,7 +129,7 @@ def check_grown(grown: Grown, growth: Growth, committed: int) -> None:
 @pytest.mark.parametrize("number", range(3))
 def test_reference_chooses_what_a_heap_chooses(number: int) -> None:
     pending, committed = torch.tensor(999), torch.tensor([2**33])
-    for tokens, log_probs, growth in cases(number):
+    for tokens, log_probs, growth in cases(number, KINDS):
         grown = load_grow("cpu")(pending, tokens, log_probs, committed, growth)
         count = int(grown.count)
         nodes = list(zip(grown.tokens.tolist(), grown.parents.tolist(), grown.depth.tolist(), strict=True))
@@ -153,7 +158,7 @@ def check_growth(device: str, tokens: Tensor, log_probs: Tensor, growth: Growth,
 
 def check_growths(device: str, numbers: list[int], every: int = 1) -> None:
     for number in numbers:
-        for tokens, log_probs, growth in cases(number)[number % every :: every]:
+        for tokens, log_probs, growth in cases(number, ANY_KINDS)[number % every :: every]:
             check_growth(device, tokens, log_probs, growth, None)
 
 
@@ -269,7 +274,7 @@ def test_assumed_lengths_have_their_mean() -> None:
 
 
 def test_growth_interpreted() -> None:
-    run_interpreted("tests.kernels.test_draft_tree", "check_growths('cpu', [0], 4)")
+    run_interpreted("tests.kernels.test_draft_tree", "check_growths('cpu', [0], 5)")
 
 
 def test_edges_and_walks_interpreted() -> None:
@@ -280,7 +285,7 @@ def test_edges_and_walks_interpreted() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(1, 12))
 def test_more_growth_interpreted(number: int) -> None:
-    run_interpreted("tests.kernels.test_draft_tree", f"check_growths('cpu', [{number}], 2)")
+    run_interpreted("tests.kernels.test_draft_tree", f"check_growths('cpu', [{number}], 3)")
 
 
 @pytest.mark.gpu

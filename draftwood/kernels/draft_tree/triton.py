@@ -66,7 +66,8 @@ def _grow(
         score = -key.to(tl.float32, bitcast=True)
 
         m_new = (o_n == count) & (found > 0)
-        b_key = tl.where(b_tie == tie, _NEVER, b_key)
+        # Where a chain has ended, the least tie is not one that was taken.
+        b_key = tl.where(b_tie == tl.where(found > 0, tie, -1), _NEVER, b_key)
         b_key = tl.where(m_new[:, None], _children(b_table, o_d, depth, score, lowest)[None, :], b_key)
         b_tie = tl.where(m_new[:, None], (((depth + 1) * N + count) * K + o_k)[None, :], b_tie)
 
