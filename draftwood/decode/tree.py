@@ -1,7 +1,7 @@
 """Draft trees: the candidates that one verify pass reads, and the shapes in which they are grown.
 
-A tree shape is a function registered in `BUILDERS`.  Builders use tensor operations of fixed sizes only and
-never read a value on the host, so that a drafter can grow its tree inside a captured graph.
+A tree shape is a function registered in `BUILDERS`, which says how its trees grow.  Growing (`kernels.draft_tree`)
+reads no value on the host, so that a drafter can grow its tree inside a captured graph.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from draftwood.errors import UsageError
+from draftwood.kernels.draft_tree import CAPACITY, Growth, reference
+from draftwood.kernels.draft_tree.reference import assemble, select_nodes
 
-MAX_NODES = 64
+MAX_NODES = CAPACITY
 MAX_BUDGET = MAX_NODES - 1
 
 ChainSeed = Literal["half", "full", "none"]
@@ -136,6 +137,11 @@ class TreeShape:
         return self.budget if self.depth is None else min(self.budget, self.depth)
 
     @property
+    def growth(self) -> Growth:
+        """How the kernels grow it."""
+        return BUILDERS[self.kind](self)
+
+    @property
     def lowest_score(self) -> float:
         """The logarithm of `floor`; no score is below that of 0."""
         return math.log(self.floor) if self.floor else -math.inf
@@ -156,114 +162,28 @@ def build_tree(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape: TreeSh
     log_probs  float32 [depths, K], their log-probabilities, descending in each row; -inf is never chosen
     Returns a tree on the device of `tokens`.  K may be less than `shape.candidates`; a larger K is cut to it.
     """
-    return BUILDERS[shape.kind](pending, tokens, log_probs, shape)
+    return DraftTree(*select_nodes(pending, tokens, log_probs, shape.growth))
 
 
-def _narrow(tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> tuple[Tensor, Tensor]:
-    """The depths and ranks that can enter the tree; log-probabilities at most 0, NaN taken as impossible.
-
-    Then no node scores more than its parent, even where a log-probability was rounded to above 0.
-    """
-    depths, width = min(tokens.shape[0], shape.deepest), min(tokens.shape[1], shape.candidates)
-    log_probs = torch.nan_to_num(log_probs[:depths, :width], nan=-torch.inf, neginf=-torch.inf)
-    return tokens[:depths, :width], log_probs.clamp(max=0.0)
+def _root_only(shape: TreeShape) -> Growth:
+    return Growth(shape.budget, shape.candidates, depth=0)
 
 
-def _assemble(
-    pending: Tensor, tokens: Tensor, parents: Tensor, depth: Tensor, alive: Tensor, scores: Tensor
-) -> DraftTree:
-    """A tree of the root and `n` further nodes (int64 [n], bool [n], scores float32 [n]), the living ones first."""
-    columns = torch.zeros(3, MAX_NODES, dtype=torch.int64, device=tokens.device)
-    columns[1].fill_(-1)
-    columns[0, :1] = pending
-    places = columns[:, 1 : 1 + tokens.shape[0]]
-    places.copy_(torch.where(alive, torch.stack((tokens, parents, depth)), places))
-    return DraftTree(
-        tokens=columns[0],
-        parents=columns[1],
-        depth=columns[2],
-        count=1 + alive.sum(),
-        expected=(scores.exp() * alive).sum(dtype=torch.float64),
-    )
+def _chain(shape: TreeShape) -> Growth:
+    """The likeliest token of each depth."""
+    return Growth(shape.budget, 1, shape.deepest, lowest=shape.lowest_score)
 
 
-def _build_root_only(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> DraftTree:
-    nothing = torch.zeros(0, dtype=torch.int64, device=tokens.device)
-    return _assemble(pending, nothing, nothing, nothing, nothing.bool(), nothing)
+def _best_first(shape: TreeShape) -> Growth:
+    """The likeliest paths, after the chain seed."""
+    seed = SEED_LENGTHS[shape.chain_seed](shape.budget)
+    return Growth(shape.budget, shape.candidates, shape.deepest, seed, shape.lowest_score)
 
 
-def _build_chain(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> DraftTree:
-    """The likeliest token of each depth, down to the budget or to the first impossible or too unlikely path."""
-    tokens, log_probs = _narrow(tokens, log_probs, shape)
-    if not tokens.numel():
-        return _build_root_only(pending, tokens, log_probs, shape)
-    depth = torch.arange(1, tokens.shape[0] + 1, device=tokens.device)
-    scores = log_probs[:, 0].cumsum(0)
-    alive = (scores > -torch.inf) & (scores >= shape.lowest_score)
-    return _assemble(pending, tokens[:, 0], depth - 1, depth, alive, scores)
-
-
-def _build_best_first(pending: Tensor, tokens: Tensor, log_probs: Tensor, shape: TreeShape) -> DraftTree:
-    """The likeliest `budget` nodes, a node's score being the sum of log-probabilities along its path (DDTree;
-    SPEC-dflash 3.3 walks the same order with a heap), after the chain seed.
-
-    Level by level: no tree of `budget` nodes holds more than the best `budget` candidates of a depth, so each
-    level keeps these.  Sorting is stable and levels are joined in order of depth, so a parent comes before
-    its child even where their scores are equal, and the best nodes, however many, include their parents.  The
-    first node of a level is the child of the first node of the level above: these are the greedy chain.
-    """
-    tokens, log_probs = _narrow(tokens, log_probs, shape)
-    depths, width = tokens.shape
-    if not tokens.numel():
-        return _build_root_only(pending, tokens, log_probs, shape)
-
-    budget, device = shape.budget, tokens.device
-    seed = min(depths, SEED_LENGTHS[shape.chain_seed](budget))
-
-    scores = torch.zeros(1, dtype=torch.float32, device=device)
-    level_scores, level_tokens, level_parents, level_seeded = [], [], [], []
-    starts = [-1, 0]
-    for level in range(depths):
-        candidates = (scores[:, None] + log_probs[level]).reshape(-1)
-        kept = min(budget, candidates.shape[0])
-        ranked, order = candidates.sort(descending=True, stable=True)
-        scores, order = ranked[:kept], order[:kept]
-        if shape.floor:
-            scores = scores.where(scores >= shape.lowest_score, -torch.inf)
-        level_scores.append(scores)
-        level_seeded.append(torch.arange(kept, device=device) < (1 if level < seed else 0))
-        level_tokens.append(tokens[level, order % width])
-        level_parents.append(starts[level] + order // width)
-        starts.append(starts[-1] + kept)
-
-    depth = torch.cat(
-        [
-            torch.full((stop - start,), level + 1, dtype=torch.int64, device=device)
-            for level, (start, stop) in enumerate(pairwise(starts[1:]))
-        ]
-    )
-    score, token, parent = torch.cat(level_scores), torch.cat(level_tokens), torch.cat(level_parents)
-    priority = torch.where(torch.cat(level_seeded) & (score > -torch.inf), torch.inf, score)
-    total = priority.shape[0]
-    size = min(budget, total)
-    ranked, chosen = priority.sort(descending=True, stable=True)
-    # Impossible candidates move past the end; the others return to the order of depth, then score.
-    chosen = torch.where(ranked[:size] > -torch.inf, chosen[:size], total).sort().values
-    alive = chosen < total
-    index = torch.arange(1, size + 1, device=device)
-    # The extra places serve dead slots (total) and the root, whose -1 lands on the last place.
-    node_of = torch.zeros(total + 2, dtype=torch.int64, device=device).scatter(0, chosen, index)
-    chosen = chosen.clamp(max=total - 1)
-    parents = node_of[parent[chosen].where(parent[chosen] >= 0, total + 1)]
-    return _assemble(pending, token[chosen], parents, depth[chosen], alive, score[chosen])
-
-
-Builder = Callable[[Tensor, Tensor, Tensor, TreeShape], DraftTree]
-
-BUILDERS: dict[str, Builder] = {
-    "root_only": _build_root_only,
-    "chain": _build_chain,
-    "best_first": _build_best_first,
+BUILDERS: dict[str, Callable[[TreeShape], Growth]] = {
+    "root_only": _root_only,
+    "chain": _chain,
+    "best_first": _best_first,
 }
 
 ROOT_ONLY = TreeShape("root_only", budget=1)
@@ -296,7 +216,7 @@ def merge_paths(pending: Tensor, paths: Sequence[Sequence[int]], budget: int) ->
     columns = torch.tensor([tokens, parents, depth], dtype=torch.int64, device=pending.device)
     alive = torch.ones(len(tokens), dtype=torch.bool, device=pending.device)
     nowhere = torch.full((len(tokens),), -torch.inf, device=pending.device)
-    return _assemble(pending, columns[0], columns[1], columns[2], alive, nowhere)
+    return DraftTree(*assemble(pending, columns[0], columns[1], columns[2], alive, nowhere))
 
 
 def ancestors(tree: DraftTree, max_depth: int) -> Tensor:
@@ -305,14 +225,4 @@ def ancestors(tree: DraftTree, max_depth: int) -> Tensor:
     Row i, column d is the index of node i's ancestor at depth d, i itself at its own depth, -1 beyond; rows
     of unused slots are all -1.  `max_depth` is at least the depth of the deepest node.
     """
-    capacity, device = tree.parents.shape[0], tree.parents.device
-    # Column s of `up` is the ancestor s steps up; turns double them.  Row `capacity` is "above the root".
-    up = torch.arange(capacity + 1, device=device)[:, None]
-    jump = torch.nn.functional.pad(tree.parents.where(tree.parents >= 0, capacity), (0, 1), value=capacity)
-    while up.shape[1] <= max_depth:
-        up = torch.cat([up, up[jump]], dim=1)
-        jump = jump[jump]
-    steps = tree.depth[:, None] - torch.arange(max_depth + 1, device=device)
-    used = torch.arange(capacity, device=device) < tree.count
-    found = up[:capacity].gather(1, steps.clamp(0, up.shape[1] - 1))
-    return torch.where((steps >= 0) & used[:, None], found, -1)
+    return reference.ancestors(tree.parents, tree.depth, tree.count, max_depth)
