@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from draftwood.batch import MAX_ROWS
 from draftwood.cache.registry import kv_spec, load_plane
-from draftwood.kernels.attention import attend_row
+from draftwood.errors import DeviceError
+from draftwood.kernels.attention import attend_row, load_attend_tree
 from draftwood.kernels.attention.chunks import chunk_of, start_of, state_shape
 from tests.kernels.compiling import compile_cases, compile_kernel
 from tests.kernels.interpreting import run_interpreted
 from tests.kernels.rows import poisoned
+from tests.kernels.test_kv_store import TYPES
 
 
 @dataclass
@@ -46,7 +51,7 @@ class Case:
             self.paths.append([*(self.paths[parent] if parent >= 0 else []), node])
 
     def attend(self, nodes: list[int] | None = None) -> Tensor:
-        """All nodes, or a pass of some of them, of which each brings along its ancestors' numbers."""
+        """All nodes, or a pass of some of them, each with its ancestors' numbers."""
         from draftwood.cache.codecs import kept_rows
         from draftwood.kernels.attention.triton import attend_tree
 
@@ -121,46 +126,110 @@ def test_chunks_are_those_of_the_position() -> None:
     assert state_shape(16, 24, 4, 256, (1 << 18) - 64) == (128, 4, 96, 258)
 
 
-def check_small(device: str) -> None:
-    for kinds in ("f32", "f16", "bf16", "q8_0", "f16/q8_0"):
-        check_close(case(device, 37, 5, kinds))
-    for committed in (0, 1, 31, 32, 33, 127, 128, 129, 160):
-        check_close(case(device, committed, 4))
-    check_close(case(device, 100, 7, heads=4, groups=4, width=32))
-    check_close(case(device, 40, 3, heads=16, groups=1, width=128))
-    huge = case(device, 40, 3, "bf16")
+def check_types(device: str) -> None:
+    for kinds in (*TYPES, "f16/q8_0"):
+        check_close(case(device, 37, 3, kinds, heads=3, groups=1))
+    huge = case(device, 20, 3, "bf16", heads=2, groups=1)
     huge.q *= 1e6
     huge.q[1] *= 1e-12
     check_close(huge)
+    made = case(device, 33, 2, "f32", heads=2, groups=1, width=32)
+    for buffer in made.planes[1].buffers().values():
+        buffer[:, 3] = 1e30
+    assert made.attend().isfinite().all(), "rows beyond halves"
 
 
-def check_large_rows(device: str) -> None:
-    made = case(device, 33, 2, "f32")
-    made.planes[1].data[:, 3] = 1e30
-    assert made.attend().isfinite().all()
+def check_edges(device: str) -> None:
+    for committed in (0, 1, 31, 32, 33, 127, 128, 129):
+        check_close(case(device, committed, 3, heads=2, groups=2, width=32))
+    check_close(case(device, 100, 7, heads=4, groups=4, width=32))
+    check_close(case(device, 40, 2, heads=16, groups=1, width=128))
+    check_close(case(device, 12, 11, heads=9, groups=3))
 
 
-def check_small_rows_alone(device: str) -> None:
-    check_alone(case(device, 20, 16), [[15], [3, 2, 1], [*range(8)], [*range(5, 16)]], [0, 7, 14, 15])
-    check_alone(case(device, 122, 13, "q8_0"), [[12], [4, 9]], [0, 5, 11, 12])
+def check_interpreted_alone() -> None:
+    """NumPy's products depend on a row's place among others, so each row gets a product of its own."""
+    product = np.matmul
+
+    def rowwise(a: np.ndarray, b: np.ndarray, dtype: type) -> np.ndarray:
+        return np.concatenate([product(row[None], b, dtype=dtype) for row in a])
+
+    with mock.patch("numpy.matmul", rowwise):
+        check_alone(case("cpu", 20, 14, heads=2, groups=1), [[13], [3, 2, 1], [*range(8)]], [0, 7, 13])
+        check_alone(case("cpu", 122, 10, heads=3, groups=1), [[9], [4, 8]], [0, 5, 9])
 
 
-def test_kernel_interpreted() -> None:
-    run_interpreted("tests.kernels.test_tree_attention", "check_small('cpu')")
+@pytest.mark.parametrize("check", ["check_types('cpu')", "check_edges('cpu')", "check_interpreted_alone()"])
+def test_kernel_interpreted(check: str) -> None:
+    run_interpreted("tests.kernels.test_tree_attention", check)
 
 
-def test_rows_beyond_halves_interpreted() -> None:
-    run_interpreted("tests.kernels.test_tree_attention", "check_large_rows('cpu')")
+def test_a_cpu_has_no_form() -> None:
+    with pytest.raises(DeviceError, match="runs on a GPU"):
+        load_attend_tree("cpu")
 
 
-def test_rows_are_alone_interpreted() -> None:
-    run_interpreted("tests.kernels.test_tree_attention", "check_small_rows_alone('cpu')")
+@pytest.mark.gpu
+def test_kernel_on_a_gpu(gpu: str) -> None:
+    check_types(gpu)
+    check_edges(gpu)
+    for kinds in ("q8_0", "f16", "bf16/q8_0"):
+        for committed in (0, 33, 129, 4096, 9000):
+            check_close(case(gpu, committed, 17, kinds, heads=24, groups=4, width=256))
+            check_close(case(gpu, committed, 9, kinds, heads=32, groups=8, width=128))
+
+
+SIZES = (1, 2, 5, 9, 15, 16, 17, 23, 32, 41, 48, 63, 64)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("committed", [0, 1, 31, 32, 33, 127, 128, 129, 4095, 4096, 4200, 70000])
+@pytest.mark.parametrize("kinds", ["q8_0", "f16"])
+def test_rows_are_alone_on_a_gpu(gpu: str, kinds: str, committed: int) -> None:
+    """In passes of every size, in any order, and in plain decoding."""
+    draw = random.Random(committed)
+    made = case(gpu, committed, 64, kinds, heads=24, groups=4, width=256)
+    parts = [draw.sample(range(64), size) for size in SIZES] + [[*range(size)] for size in SIZES]
+    check_alone(made, parts, [0, 1, 2, 31, 63, max(range(64), key=lambda node: len(made.paths[node]))])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("committed", [33, 126, 4090])
+def test_a_long_chain_is_plain_decoding_on_a_gpu(gpu: str, committed: int) -> None:
+    """64 nodes that lead over blocks and chunks."""
+    made = case(gpu, committed, 64, heads=24, groups=4, width=256)
+    made.parents = [*range(-1, 63)]
+    made.__post_init__()
+    check_alone(made, [[63], [*range(40)]], [*range(64)])
+
+
+@pytest.mark.gpu
+def test_a_captured_pass_serves_every_length(gpu: str) -> None:
+    from draftwood.cache.codecs import kept_rows
+
+    made = case(gpu, 300, 8, heads=24, groups=4, width=256)
+    keys, values = (kept_rows(*both) for both in zip(made.specs, made.planes, strict=True))
+    committed, depth = torch.tensor([300], device=gpu), torch.zeros(8, dtype=torch.int64, device=gpu)
+    nodes = torch.arange(8, dtype=torch.int32, device=gpu).unsqueeze(1)
+
+    def attend() -> Tensor:
+        return load_attend_tree(gpu)(made.q, keys, values, committed, depth, nodes, made.planes[0].staging, 0.0625)
+
+    attend()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = attend()
+    for length in (300, 0, 128, 171):
+        committed.fill_(length)
+        graph.replay()
+        assert torch.equal(out, attend()), f"C = {length}"
 
 
 CASES = {
     "q8_0 256": ("q8_0", 24, 4, 256),
     "f16 256": ("f16", 24, 4, 256),
-    "f32/q8_0 256": ("f32/q8_0", 24, 4, 256),
+    "f16/q8_0 256": ("f16/q8_0", 24, 4, 256),
+    "f32 256": ("f32", 24, 4, 256),
     "bf16 128": ("bf16", 32, 8, 128),
     "q8_0 64": ("q8_0", 9, 3, 64),
 }
@@ -175,7 +244,7 @@ def test_compiles(target: str, case: str) -> None:
     tiling = triton.AMD if target.startswith("gfx") else triton.NVIDIA
     arguments: dict[str, object] = {
         "p_q": torch.float32, "p_mixes": torch.float32, "p_sums": torch.float32, "p_committed": torch.int64,
-        "scale": 0.09, "all_rows": 96, "plane_rows": 4224, "H": heads, "G": groups, "KEYS": tiling.keys,
+        "scale": 0.09, "all_rows": 96, "plane_rows": 4224, "width": width, "H": heads, "G": groups, "KEYS": tiling.keys,
         "PIECE": width if tiling.piece is None else min(tiling.piece, width), "D": width,
     }  # fmt: skip
     dtypes = []
@@ -192,5 +261,8 @@ def test_compiles(target: str, case: str) -> None:
     tail = {"p_depth": torch.int64, "p_ancestors": torch.int32, "staging": 4160, "path_stride": 64}
     made.append(compile_kernel(triton._tail, target, arguments | tail | {"ROWS": triton.TAIL_ROWS}, **options))
     for compiled in made:
-        print(target, case, compiled.registers, compiled.spilled, compiled.shared, compiled.matrix_instructions)
         compiled.check(matrix=True)
+        # What a row's sums are added up by must be the same in all three.
+        if target.startswith("sm_"):
+            layouts = set(re.findall(r"warpsPerCTA = (\[.*?\]), instrShape = (\[.*?\])", compiled.ttgir))
+            assert layouts == {("[1, 4]", "[16, 8]")} and "wgmma" not in compiled.asm, layouts

@@ -1,8 +1,11 @@
-"""How a decode pass cuts positions into chunks (README.md): by the position alone, 16 chunks a doubling."""
+"""How a decode pass cuts positions into chunks (README.md): by the position alone."""
 
 from __future__ import annotations
 
 from draftwood.batch import MAX_ROWS
+
+SMALLEST, PER_DOUBLING = 7, 4
+"""Positions of the smallest chunks, and chunks of a doubling, as powers of two."""
 
 LIMIT = 1 << 24
 """Positions are below this: the kernels find a position's doubling in the exponent of a float32."""
@@ -10,14 +13,14 @@ LIMIT = 1 << 24
 
 def chunk_of(position: int) -> int:
     """The number of the chunk that holds a position."""
-    doubling = max(position.bit_length() - 1, 11)
-    return 16 * (doubling - 11) + (position >> (doubling - 4))
+    later = max(position.bit_length() - 1 - SMALLEST - PER_DOUBLING, 0)
+    return (later << PER_DOUBLING) + (position >> (SMALLEST + later))
 
 
 def start_of(chunk: int) -> int:
     """The first position of a chunk."""
-    doubling = 11 + max(chunk - 16, 0) // 16
-    return (chunk - 16 * (doubling - 11)) << (doubling - 4)
+    later = max((chunk >> PER_DOUBLING) - 1, 0)
+    return (chunk - (later << PER_DOUBLING)) << (SMALLEST + later)
 
 
 def state_shape(rows: int, heads: int, kv_heads: int, head_dim: int, capacity: int) -> tuple[int, int, int, int]:

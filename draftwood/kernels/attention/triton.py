@@ -16,7 +16,7 @@ from torch import Tensor
 
 from draftwood.batch import MAX_ROWS
 from draftwood.kernels._rows import aligned, require
-from draftwood.kernels.attention.chunks import LIMIT, state_shape
+from draftwood.kernels.attention.chunks import LIMIT, PER_DOUBLING, SMALLEST, state_shape
 from draftwood.kernels.codec import KeptRows
 
 
@@ -38,7 +38,7 @@ class Tiling:
 NVIDIA = Tiling(rows=(32, 16), keys=32, warps=4, stages=3, piece=None)
 """From 64 rows on, Hopper would take another instruction, with other bits."""
 
-AMD = Tiling(rows=(16,), keys=32, warps=4, stages=1, piece=64)
+AMD = Tiling(rows=(16,), keys=32, warps=8, stages=1, piece=64)
 """WMMA's left operand takes twice the registers: queries come a piece at a time."""
 
 TAIL_ROWS = 16
@@ -49,17 +49,18 @@ _FOLDED, _COLUMNS = 16, 64
 
 
 @triton.jit
-def _chunk_of(position):
+def _chunk_of(position, FIRST: tl.constexpr = SMALLEST, PER: tl.constexpr = PER_DOUBLING):
     """As `chunks.chunk_of`."""
-    doubling = tl.maximum((position.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127, 11)
-    return 16 * (doubling - 11) + (position >> (doubling - 4))
+    doubling = (position.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
+    later = tl.maximum(doubling - (FIRST + PER), 0)
+    return (later << PER) + (position >> (FIRST + later))
 
 
 @triton.jit
-def _start_of(chunk):
+def _start_of(chunk, FIRST: tl.constexpr = SMALLEST, PER: tl.constexpr = PER_DOUBLING):
     """As `chunks.start_of`."""
-    doubling = 11 + tl.maximum(chunk - 16, 0) // 16
-    return (chunk - 16 * (doubling - 11)) << (doubling - 4)
+    later = tl.maximum((chunk >> PER) - 1, 0)
+    return (chunk - (later << PER)) << (FIRST + later)
 
 
 @triton.jit
@@ -82,14 +83,15 @@ def _query(p_q, o_q, m_q, scale, b_inverse, start, WIDTH: tl.constexpr):
 
 @triton.jit
 def _continue(
-    b_top, b_sum, b_mix, p_q, o_q, m_q, scale, keys, values, base, first, stop, C, staging, p_path,
+    b_top, b_sum, b_mix, p_q, o_q, m_q, scale, keys, values, base, first, stop, C, staging, p_path, width,
     LOAD_K: tl.constexpr, LOAD_V: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, PIECE: tl.constexpr,
     D: tl.constexpr,
 ):  # fmt: skip
     """A state, continued over positions first .. stop-1, KEYS at a time.
 
     first: a multiple of KEYS. base: the row of position 0. p_path: the staged nodes at positions C, C+1, ...; without
-    it all positions are below C. Nothing here may depend on which launch runs it: products by powers of two are exact
+    it all positions are below C. width: D as a number known at run time only, lest the loop over pieces be unrolled and
+    all of them take registers at once. Nothing here may depend on which launch runs it: products by powers of two are exact
     and the one sum that could be fused or not is fused.
     """
     o_s = tl.arange(0, KEYS)
@@ -107,7 +109,7 @@ def _continue(
             b_s = tl.dot(b_q, tl.trans(LOAD_K(keys, base, b_row, m_s, 0, D, D)))
         else:
             b_s = tl.zeros((ROWS, KEYS), tl.float32)
-            for start in range(0, D, PIECE):
+            for start in range(0, width, PIECE):
                 b_piece = _query(p_q, o_q, m_q, scale, b_inverse, start, PIECE)
                 b_s = tl.dot(b_piece, tl.trans(LOAD_K(keys, base, b_row, m_s, start, PIECE, D)), b_s)
         b_v = LOAD_V(values, base, b_row, m_s, 0, D, D)
@@ -124,7 +126,7 @@ def _continue(
 @triton.jit(do_not_specialize=["all_rows"])
 def _bulk(
     p_q, p_k0, p_k1, p_k2, p_k3, p_v0, p_v1, p_v2, p_v3, p_mixes, p_sums, p_committed, scale, all_rows, plane_rows,
-    LOAD_K: tl.constexpr, LOAD_V: tl.constexpr, H: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr,
+    width, LOAD_K: tl.constexpr, LOAD_V: tl.constexpr, H: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, PIECE: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """States of all query rows over the blocks of a chunk that lie below C."""
@@ -139,7 +141,7 @@ def _bulk(
         b_top, b_sum, b_mix = _continue(
             tl.full((ROWS,), -float("inf"), tl.float32), tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS, D), tl.float32),
             p_q, o_q, m_q, scale, (p_k0, p_k1, p_k2, p_k3), (p_v0, p_v1, p_v2, p_v3), group.to(tl.int64) * plane_rows,
-            first, stop, 0, 0, None, LOAD_K, LOAD_V, ROWS, KEYS, PIECE, D,
+            first, stop, 0, 0, None, width, LOAD_K, LOAD_V, ROWS, KEYS, PIECE, D,
         )  # fmt: skip
         state = (chunk * G + group).to(tl.int64) * all_rows
         tl.store(p_sums + state * 2 + o_row * 2, b_top, mask=m_q)
@@ -150,7 +152,7 @@ def _bulk(
 @triton.jit(do_not_specialize=["all_rows", "path_stride"])
 def _tail(
     p_q, p_k0, p_k1, p_k2, p_k3, p_v0, p_v1, p_v2, p_v3, p_mixes, p_sums, p_committed, p_depth, p_ancestors, scale,
-    all_rows, plane_rows, staging, path_stride, LOAD_K: tl.constexpr, LOAD_V: tl.constexpr, H: tl.constexpr,
+    all_rows, plane_rows, width, staging, path_stride, LOAD_K: tl.constexpr, LOAD_V: tl.constexpr, H: tl.constexpr,
     G: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, PIECE: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """The states of one node's heads of a group, continued from the first block that is not wholly below C."""
@@ -174,7 +176,7 @@ def _tail(
             tl.load(p_sum, mask=m_begun, other=-float("inf")), tl.load(p_sum + 1, mask=m_begun, other=0.0),
             tl.load(p_mix, mask=m_begun[:, None], other=0.0), p_q, o_q, m_q, scale, (p_k0, p_k1, p_k2, p_k3),
             (p_v0, p_v1, p_v2, p_v3), group.to(tl.int64) * plane_rows, first,
-            tl.minimum(end, _start_of(chunk + 1)), committed, staging, p_ancestors + node * path_stride,
+            tl.minimum(end, _start_of(chunk + 1)), committed, staging, p_ancestors + node * path_stride, width,
             LOAD_K, LOAD_V, ROWS, KEYS, PIECE, D,
         )  # fmt: skip
         tl.store(p_sum, b_top, mask=m_q)
@@ -259,11 +261,11 @@ def attend_tree(
         "PIECE": piece, "D": width, "num_warps": tiling.warps, "num_stages": stages_of(tiling, keys, values),
     }  # fmt: skip
     _bulk[(triton.cdiv(rows, tile), groups, shape[0])](
-        q, *planes, mixes, sums, committed, factor, rows, plane_rows, ROWS=tile, **options
+        q, *planes, mixes, sums, committed, factor, rows, plane_rows, width, ROWS=tile, **options
     )
     _tail[(nodes, groups)](
-        q, *planes, mixes, sums, committed, depth, ancestors, factor, rows, plane_rows, staging, ancestors.stride(0),
-        ROWS=TAIL_ROWS, **options,
+        q, *planes, mixes, sums, committed, depth, ancestors, factor, rows, plane_rows, width, staging,
+        ancestors.stride(0), ROWS=TAIL_ROWS, **options,
     )  # fmt: skip
     out = torch.empty_like(q)
     columns = min(_COLUMNS, width)
