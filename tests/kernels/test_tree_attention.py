@@ -88,11 +88,11 @@ def case(
     capacity: int | None = None, seed: int = 0,
 ) -> Case:  # fmt: skip
     """A random tree on random rows; every third node continues the last one, so that some paths are long."""
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     draw = random.Random(seed)
     key, slash, value = kinds.partition("/")
     q, *rows = (
-        torch.randn(n, h, width, generator=generator, device=device)
+        torch.randn(n, h, width, generator=generator).to(device)
         for n, h in ((nodes, heads), (committed + nodes, groups), (committed + nodes, groups))
     )
     parents = [-1] + [node - 1 if node % 3 else draw.randrange(node) for node in range(1, nodes)]
@@ -100,7 +100,7 @@ def case(
     return Case(3 * q, (rows[0], rows[1]), parents, (key, value if slash else key), room, committed)
 
 
-def check_close(made: Case, tolerance: float = 4e-3) -> None:
+def check_close(made: Case, tolerance: float = 2e-3) -> None:
     out = made.attend()
     expected = torch.stack([made.expected(node) for node in range(len(made.parents))])
     error = (out - expected).norm() / expected.norm()

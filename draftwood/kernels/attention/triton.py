@@ -90,9 +90,11 @@ def _continue(
     """A state, continued over positions first .. stop-1, KEYS at a time.
 
     first: a multiple of KEYS. base: the row of position 0. p_path: the staged nodes at positions C, C+1, ...; without
-    it all positions are below C. width: D as a number known at run time only, lest the loop over pieces be unrolled and
-    all of them take registers at once. Nothing here may depend on which launch runs it: products by powers of two are exact
-    and the one sum that could be fused or not is fused.
+    it all positions are below C. width: D, known at run time only: else the loop over pieces is unrolled, and all of
+    them take registers at once.
+
+    Two launches run this on the same block at different C, and must get the same bits. So products by powers of two
+    are exact, and the one sum that a compiler might fuse or not is fused.
     """
     o_s = tl.arange(0, KEYS)
     b_factor, b_inverse = _query_factor(p_q, o_q, m_q, scale, ROWS, PIECE, D)
@@ -239,7 +241,11 @@ def attend_tree(
     (nodes, heads, width), groups, plane_rows = q.shape, keys.heads, keys.rows
     rows = nodes * heads // groups
     require(
-        1 <= nodes <= MAX_ROWS and depth.shape == (nodes,) and ancestors.shape[0] == nodes and ancestors.stride(1) == 1,
+        1 <= nodes <= MAX_ROWS
+        and depth.shape == (nodes,)
+        and depth.is_contiguous()
+        and len(ancestors) == nodes
+        and (ancestors.stride(1) == 1 or ancestors.shape[1] == 1),
         f"q {tuple(q.shape)}, depth {tuple(depth.shape)} and ancestors {tuple(ancestors.shape)} are not of one pass",
     )
     require(heads % groups == 0 and heads // groups <= TAIL_ROWS, f"{heads} heads do not share {groups} by up to 16")
