@@ -1,0 +1,7 @@
+"""KV type f16 on a GPU."""
+
+from __future__ import annotations
+
+from draftwood.cache.codecs.dense import CODEC
+
+__all__ = ["CODEC"]

@@ -1,0 +1,65 @@
+"""How kernels reach the kept rows of a KV type without knowing the type: its own functions and its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+POINTERS = 4
+"""Tensors of one plane that a kernel takes, at most: the fields of a row and the tables of its code."""
+
+
+def no_tables(head_dim: int, device: str) -> tuple[Tensor, ...]:
+    """What most codes need."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Triton functions of one KV type, for rows in the space in which they are kept.
+
+    Letters: n rows, D values of a head. `tensors` is a tuple of pointers: the fields in their order, then the tables.
+    A field of width w has row r at element r * w.
+
+    load(tensors, base, b_rows, m_rows, start, WIDTH, D) -> fp16 [n, WIDTH], values start .. start+WIDTH-1 of the rows
+        base + b_rows (an int64 and an int32 block), zeros where not m_rows; WIDTH is a power of two and at least 32 or
+        D. Values beyond fp16 become its largest.
+    store(tensors, row, b_x, D) encodes one row, float32 [D], as row number `row` (int64).
+    rotated: rows are kept rotated (kernels/hadamard). tables(head_dim, device): what the functions look up.
+    """
+
+    load: Any
+    store: Any
+    rotated: bool = False
+    tables: Callable[[int, str], tuple[Tensor, ...]] = no_tables
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """A plane as kernels take it.
+
+    fields: [G, rows, width] each, contiguous, from 16 bytes on. tables: those of the codec.
+    """
+
+    fields: tuple[Tensor, ...]
+    codec: Codec
+    tables: tuple[Tensor, ...] = ()
+
+    @property
+    def heads(self) -> int:
+        """G."""
+        return self.fields[0].shape[0]
+
+    @property
+    def rows(self) -> int:
+        """Rows of every head."""
+        return self.fields[0].shape[1]
+
+    @property
+    def pointers(self) -> tuple[Tensor | None, ...]:
+        """POINTERS arguments of a kernel."""
+        tensors = self.fields + self.tables
+        return tensors + (None,) * (POINTERS - len(tensors))
