@@ -13,7 +13,7 @@ from torch import Tensor
 
 from draftwood.batch import depth_first
 from draftwood.kernels.draft_tree import CAPACITY, Assumed, Grown, Growth, load_grow, load_walk, reference
-from tests.kernels.compiling import POINTERS, compile_cases, compile_kernel
+from tests.kernels.compiling import compile_cases, compile_kernel
 from tests.kernels.interpreting import run_interpreted
 from tests.kernels.rows import poisoned
 
@@ -343,10 +343,9 @@ CASES = {
 
 
 @pytest.mark.parametrize(("target", "case"), compile_cases(*CASES))
-def test_compiles(monkeypatch: pytest.MonkeyPatch, target: str, case: str) -> None:
+def test_compiles(target: str, case: str) -> None:
     from draftwood.kernels.draft_tree import triton
 
-    monkeypatch.setitem(POINTERS, torch.float64, "*fp64")
     budget, depths, width = CASES[case]
     whole = ("pending", "candidate", "committed", "token", "parent", "depth", "count", "position")
     arguments = {f"p_{name}": torch.int64 for name in whole} | {"p_ancestor": torch.int32, "p_order": torch.int32}
@@ -358,10 +357,9 @@ def test_compiles(monkeypatch: pytest.MonkeyPatch, target: str, case: str) -> No
 
 
 @pytest.mark.parametrize(("target", "case"), compile_cases("found", "assumed"))
-def test_walk_compiles(monkeypatch: pytest.MonkeyPatch, target: str, case: str) -> None:
+def test_walk_compiles(target: str, case: str) -> None:
     from draftwood.kernels.draft_tree import triton
 
-    monkeypatch.setitem(POINTERS, torch.float64, "*fp64")
     names = ("token", "parent", "depth", "count", "target", "committed", "pending", "text", "path", "row")
     arguments = {f"p_{name}": torch.int64 for name in names} | {"CAPACITY": CAPACITY, "HEADER": 4}
     assumed = (
