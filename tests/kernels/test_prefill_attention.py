@@ -1,4 +1,5 @@
-"""Prefill attention on a GPU: near the reference, one pass as several, unused rows never read, every target compiles it."""
+"""Prefill attention on a GPU: near the reference, one pass as several, unused rows never read, every target compiles
+it."""
 
 from __future__ import annotations
 

@@ -30,8 +30,11 @@ class BlockTile:
     stages: int
 
 
-NVIDIA = {64: BlockTile(64, 64, 4, 3), 128: BlockTile(64, 64, 4, 2), 256: BlockTile(64, 32, 4, 2)}
-AMD = {64: BlockTile(64, 32, 4, 1), 128: BlockTile(64, 32, 4, 1), 256: BlockTile(32, 16, 4, 1)}
+NVIDIA = {64: BlockTile(64, 64, 4, 3), 128: BlockTile(64, 64, 4, 2), 256: BlockTile(64, 32, 8, 2)}
+"""By D, within 99 KiB of shared memory."""
+
+AMD = {64: BlockTile(64, 32, 4, 1), 128: BlockTile(64, 16, 8, 1)}
+"""On RDNA 3 operands of WMMA take twice the registers that they hold: heads of 256 values spill in every tile tried."""
 
 PROGRAMS = 2
 """Programs of a multiprocessor that the keys are split for."""
@@ -146,9 +149,9 @@ def attend_block(
     """All rows of a draft's block over its context and over themselves, as `block.block_mask` says.
 
     query: float [B, H, D] in the space of the kept keys, row j at position C + j, B from 1 to MAX_ROWS, H a multiple of
-    G. keys, values: G heads; position p lies in row p - first, the block's own rows behind the context. committed, first:
-    int64 [1] on the device; the launch does not depend on what they hold. window, causal: see `block_mask`. scale: of
-    the scores. Returns [B, H * D] in `out_dtype`, in the space of the kept values. Errors: ValueError for other shapes.
+    G. keys, values: G heads; position p lies in row p - first, the block's own rows behind the context. committed,
+    first: int64 [1] on the device; the launch does not depend on what they hold. window, causal: see `block_mask`.
+    scale: of the scores. Returns [B, H * D] in `out_dtype`, in the space of the kept values. Errors: ValueError for other shapes.
     """
     rows, heads, width = query.shape
     groups = keys.heads

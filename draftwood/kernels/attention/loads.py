@@ -2,8 +2,8 @@
 """How a kernel reads the kept rows of a KV type: load(p_0, p_1, p_2, base_row, o_rows, D) -> float16 [n, D].
 
 p_*: the field buffers of a plane, [G, rows, width] each, in the order of `Kept.fields`. base_row: int64, the first row
-of a head, counted over all heads. o_rows: int32 [n], rows of that head. A load has no mask: a kernel names a row that is
-there and hides its score.
+of a head, counted over all heads. o_rows: int32 [n], rows of that head. A load has no mask: a kernel names a row that
+is there and hides its score.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def load_q8_0(p_0, p_1, p_2, base_row, o_rows, D: tl.constexpr):
     BLOCKS: tl.constexpr = D // 32
     b_codes = tl.load(p_1 + base_row * D + (o_rows[:, None] * D + tl.arange(0, D)[None, :]))
     b_scales = tl.load(p_0 + base_row * BLOCKS + (o_rows[:, None] * BLOCKS + tl.arange(0, BLOCKS)[None, :]))
-    # 0x6400 is the half 1024, whose last bit is worth 1: 0x6480 + code is 1152 + code. A conversion is four times slower.
+    # 0x6400 is the half 1024, whose last bit is worth 1: 0x6480 + code is 1152 + code. Conversions are slow.
     b_values = (b_codes.to(tl.int16) + 0x6480).to(tl.float16, bitcast=True) - 1152.0
     b_values = tl.reshape(b_values, (N, BLOCKS, 32)) * b_scales[:, :, None]
     return tl.reshape(b_values, (N, D))

@@ -8,6 +8,7 @@ heads that share keys, PART * 64 rows of its matrix operands, and visits the key
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -138,8 +139,9 @@ def _attend(
         p_v += head * v_stride
         for at in range(first, tl.minimum(diagonal, stop), KEYS):
             b_peak, b_total, b_mixed = _step(
-                p_q, p_k, p_v, b_q, b_peak, b_total, b_mixed, at, first, o_position, scale, GRANULE, KEYS, False, D, WIDTH
-            )
+                p_q, p_k, p_v, b_q, b_peak, b_total, b_mixed, at, first, o_position, scale, GRANULE, KEYS, False, D,
+                WIDTH,
+            )  # fmt: skip
         if diagonal < stop:
             for at in range(diagonal, begin + GRANULE, KEYS):
                 b_peak, b_total, b_mixed = _step(
@@ -155,13 +157,16 @@ def _attend(
             tl.store(p_mixed + at_rows * D + place, b_mixed)
 
 
+@cache
 def tiles(device: torch.device) -> dict[int, Tile]:
     """The tiles of a device by D."""
     if torch.version.hip is not None:
         return AMD
-    if device.type == "cuda" and torch.cuda.get_device_properties(device).shared_memory_per_block_optin < 200 << 10:
-        return SMALL
-    return LARGE
+    if device.type == "cpu":
+        return LARGE
+    index = torch.cuda.current_device() if device.index is None else device.index
+    shared = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    return LARGE if shared >= 200 << 10 else SMALL
 
 
 def heads_together(sharing: int, tile: Tile) -> int:
@@ -180,10 +185,10 @@ def attend_granules(
 ) -> Tensor:
     """Causal attention of a prefill pass over the kept rows, its own included.
 
-    query: float [T, H, D] in the space of the kept keys, at positions start .. start+T-1, both multiples of GRANULE; H a
-    multiple of G. keys, values: G heads of at least start + T rows, position p in row p. scale: of the scores. tile: the
-    device's unless given. Returns [T, H, D] in `out_dtype`, in the space of the kept values; a row's bits depend on its
-    position, not on the pass. Errors: ValueError for other shapes.
+    query: float [T, H, D] in the space of the kept keys, at positions start .. start+T-1, both multiples of GRANULE; H
+    a multiple of G. keys, values: G heads of at least start + T rows, position p in row p. scale: of the scores. tile:
+    the device's unless given. Returns [T, H, D] in `out_dtype`, in the space of the kept values; a row's bits depend on
+    its position, not on the pass. Errors: ValueError for other shapes.
     """
     tokens, heads, width = query.shape
     groups, end = keys.heads, start + tokens
