@@ -151,7 +151,8 @@ def attend_block(
     query: float [B, H, D] in the space of the kept keys, row j at position C + j, B from 1 to MAX_ROWS, H a multiple of
     G. keys, values: G heads; position p lies in row p - first, the block's own rows behind the context. committed,
     first: int64 [1] on the device; the launch does not depend on what they hold. window, causal: see `block_mask`.
-    scale: of the scores. Returns [B, H * D] in `out_dtype`, in the space of the kept values. Errors: ValueError for other shapes.
+    scale: of the scores. Returns [B, H * D] in `out_dtype`, in the space of the kept values. Errors: ValueError for
+    other shapes.
     """
     rows, heads, width = query.shape
     groups = keys.heads

@@ -37,7 +37,7 @@ class Tile:
     stages: int
 
 
-LARGE = {64: Tile(2, 128, 64, 4, 3), 128: Tile(2, 128, 128, 4, 2), 256: Tile(2, 64, 256, 4, 2)}
+LARGE = {64: Tile(2, 128, 64, 4, 3), 128: Tile(2, 64, 128, 4, 3), 256: Tile(2, 32, 256, 4, 3)}
 """By D, where a program may have 200 KiB of shared memory, as on a Hopper with its matrix instructions for 64 rows."""
 
 SMALL = {64: Tile(2, 64, 64, 4, 2), 128: Tile(2, 64, 64, 4, 2), 256: Tile(2, 32, 64, 4, 2)}
@@ -81,6 +81,15 @@ def _scores(p_q, p_k, b_q, m_rows, ROWS: tl.constexpr, KEYS: tl.constexpr, D: tl
 
 
 @triton.jit
+def _weigh(b_scores, b_peak, b_total, scale):
+    """Largest scores and sums by now, the keys' weights as halves, and what earlier ones are to be multiplied by."""
+    b_top = tl.maximum(b_peak, tl.max(b_scores, 1))
+    b_weights = tl.exp2(b_scores * scale - (b_top * scale)[:, None])
+    b_keep = tl.exp2((b_peak - b_top) * scale)
+    return b_top, b_total * b_keep + tl.sum(b_weights, 1), b_weights.to(tl.float16), b_keep
+
+
+@triton.jit
 def _step(p_q, p_k, p_v, b_q, b_peak, b_total, b_mixed, at, first, o_position, scale, GRANULE: tl.constexpr,
           KEYS: tl.constexpr, DIAGONAL: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     """Take in KEYS keys from position `at` on. DIAGONAL: some of them are after some of the rows."""
@@ -94,12 +103,9 @@ def _step(p_q, p_k, p_v, b_q, b_peak, b_total, b_mixed, at, first, o_position, s
     b_v = tl.load(p_v) if m_rows is None else tl.load(p_v, mask=m_rows, other=0.0)
     if DIAGONAL:
         b_scores = tl.where(at + o_keys[None, :] <= o_position[:, None], b_scores, -float("inf"))
-    b_top = tl.maximum(b_peak, tl.max(b_scores, 1))
-    b_weights = tl.exp2(b_scores * scale - (b_top * scale)[:, None])
-    b_keep = tl.exp2((b_peak - b_top) * scale)
-    b_total = b_total * b_keep + tl.sum(b_weights, 1)
-    b_mixed = tl.dot(b_weights.to(tl.float16), b_v, b_mixed * b_keep[:, None])
-    return b_top, b_total, b_mixed
+    b_peak, b_total, b_weights, b_keep = _weigh(b_scores, b_peak, b_total, scale)
+    b_mixed = tl.dot(b_weights, b_v, b_mixed * b_keep[:, None])
+    return b_peak, b_total, b_mixed
 
 
 @triton.jit(do_not_specialize=["granules"])
@@ -125,11 +131,10 @@ def _attend(
         o_position = begin + o_m % GRANULE
         at_rows = (part * granules + granule).to(tl.int64) * ROWS
         p_q += at_rows * D
-        place = o_m[:, None] * D + o_d[None, :]
-        b_q = tl.load(p_q + place) if WIDTH == D else None
+        b_q = tl.load(p_q + (o_m[:, None] * D + o_d[None, :])) if WIDTH == D else None
         if CARRIED:
             b_peak, b_total = tl.load(p_peak + at_rows + o_m), tl.load(p_total + at_rows + o_m)
-            b_mixed = tl.load(p_mixed + at_rows * D + place)
+            b_mixed = tl.load(p_mixed + at_rows * D + (o_m[:, None] * D + o_d[None, :]))
         else:
             b_peak = tl.full([ROWS], -float("inf"), tl.float32)
             b_total = tl.zeros([ROWS], tl.float32)
@@ -137,11 +142,28 @@ def _attend(
         head = (part // (H // G // PART)).to(tl.int64)
         p_k += head * k_stride
         p_v += head * v_stride
-        for at in range(first, tl.minimum(diagonal, stop), KEYS):
-            b_peak, b_total, b_mixed = _step(
-                p_q, p_k, p_v, b_q, b_peak, b_total, b_mixed, at, first, o_position, scale, GRANULE, KEYS, False, D,
-                WIDTH,
-            )  # fmt: skip
+        last = tl.minimum(diagonal, stop)
+        if WIDTH == D:
+            # A step's values are multiplied in the next step: its weights come of work that the matrix cores need not
+            # wait for. The first step has no values to multiply, and takes its own with weights of zero.
+            place = tl.arange(0, KEYS)[:, None] * D + o_d[None, :]
+            b_weights = tl.zeros([ROWS, KEYS], tl.float16)
+            b_keep = tl.full([ROWS], 1.0, tl.float32)
+            for at in range(first, last, KEYS):
+                b_k = tl.load(p_k + (at - first).to(tl.int64) * D + place)
+                b_scores = tl.dot(b_q, tl.trans(b_k))
+                b_v = tl.load(p_v + tl.maximum(at - first - KEYS, 0).to(tl.int64) * D + place)
+                b_mixed = tl.dot(b_weights, b_v, b_mixed * b_keep[:, None])
+                b_peak, b_total, b_weights, b_keep = _weigh(b_scores, b_peak, b_total, scale)
+            if first < last:
+                b_v = tl.load(p_v + (last - first - KEYS).to(tl.int64) * D + place)
+                b_mixed = tl.dot(b_weights, b_v, b_mixed * b_keep[:, None])
+        else:
+            for at in range(first, last, KEYS):
+                b_peak, b_total, b_mixed = _step(
+                    p_q, p_k, p_v, b_q, b_peak, b_total, b_mixed, at, first, o_position, scale, GRANULE, KEYS, False, D,
+                    WIDTH,
+                )  # fmt: skip
         if diagonal < stop:
             for at in range(diagonal, begin + GRANULE, KEYS):
                 b_peak, b_total, b_mixed = _step(
@@ -154,7 +176,7 @@ def _attend(
         else:
             tl.store(p_peak + at_rows + o_m, b_peak)
             tl.store(p_total + at_rows + o_m, b_total)
-            tl.store(p_mixed + at_rows * D + place, b_mixed)
+            tl.store(p_mixed + at_rows * D + (o_m[:, None] * D + o_d[None, :]), b_mixed)
 
 
 @cache
