@@ -71,7 +71,8 @@ def check(
     "call",
     [
         "check('f16', 4, 2, 64, 192, (0, 64, 128), 'cpu')",
-        "check('q8_0/f32', 3, 1, 64, 320, (0, 192), 'cpu', segment=128)",
+        "from draftwood.kernels.attention.prefill_triton import Tile; "
+        "check('q8_0/f32', 3, 1, 64, 320, (0, 192), 'cpu', segment=128, tile=Tile(2, 32, 64, 4, 1))",
         "check('q8_0', 2, 1, 128, 192, (0, 128), 'cpu', segment=128, out_dtype=torch.float16)",
         "from draftwood.kernels.attention.prefill_triton import AMD; "
         "check('f16/q8_0', 2, 1, 256, 128, (0, 64), 'cpu', tile=AMD[256]); "
