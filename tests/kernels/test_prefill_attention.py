@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -39,9 +40,8 @@ def check(
     """Passes that begin at `starts` and end at `length`, against the reference and against each other."""
     from draftwood.kernels.attention import prefill_triton as prefill
 
-    segment = options.pop("segment", None)
-    if segment is not None:
-        prefill.SEGMENT_BYTES = 4 * groups * width * segment
+    segment = options.pop("segment", 1 << 14)
+    segments = mock.patch.object(prefill, "SEGMENT_BYTES", 4 * groups * width * segment)
     key_kind, value_kind = kv_pair(types)
     key_plane, keys = kept(key_kind, groups, width, length + 50, length, 1, device)
     value_plane, values = kept(value_kind, groups, width, length + 50, length, 2, device)
@@ -50,7 +50,7 @@ def check(
     exact = reference.attend_granules(query, key_plane.read(0, length), value_plane.read(0, length), 0, scale)
     whole = None
     for start in starts:
-        with poisoned():
+        with segments, poisoned():
             out = prefill.attend_granules(query[start:], keys, values, start, scale, **options)
         error = (out.float() - exact[start:]).norm(dim=-1) / exact[start:].norm(dim=-1)
         assert error.max() <= LARGEST_ERROR, f"{types} from {start}: {error.max():.1e}"
@@ -61,7 +61,7 @@ def check(
         for buffer in plane.buffers().values():
             buffer[:, length - 64 :] = torch.nan if buffer.dtype.is_floating_point else 127
     if length > 64:
-        with poisoned():
+        with segments, poisoned():
             out = prefill.attend_granules(query[:-64], keys, values, 0, scale, **options)
         assert whole is not None
         assert torch.equal(out[starts[0] :], whole[:-64])

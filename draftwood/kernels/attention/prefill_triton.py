@@ -43,7 +43,7 @@ LARGE = {64: Tile(2, 128, 64, 4, 3), 128: Tile(2, 64, 128, 4, 3), 256: Tile(2, 3
 SMALL = {64: Tile(2, 64, 64, 4, 2), 128: Tile(2, 64, 64, 4, 2), 256: Tile(2, 32, 64, 4, 2)}
 """NVIDIA with about 100 KiB."""
 
-AMD = {64: Tile(2, 32, 64, 4, 1), 128: Tile(2, 32, 64, 4, 1), 256: Tile(1, 32, 64, 8, 1)}
+AMD = {64: Tile(2, 32, 32, 4, 1), 128: Tile(2, 32, 64, 4, 1), 256: Tile(1, 32, 64, 8, 1)}
 """RDNA 3 has 64 KiB and 256 registers a lane, of which the operands of WMMA take twice what they hold."""
 
 SEGMENT_BYTES = 64 << 20
