@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 POINTERS = 4
@@ -63,3 +64,8 @@ class KeptRows:
         """POINTERS arguments of a kernel."""
         tensors = self.fields + self.tables
         return tensors + (None,) * (POINTERS - len(tensors))
+
+    @property
+    def halves(self) -> Tensor | None:
+        """The rows themselves, [G, rows, D], where they are kept as float16."""
+        return self.fields[0] if len(self.fields) == 1 and self.fields[0].dtype == torch.float16 else None

@@ -3,10 +3,12 @@ compiles it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from draftwood.cache.registry import kv_pair
+from draftwood.cache.registry import kv_pair, kv_spec
 from draftwood.kernels.attention import block
 from tests.kernels.compiling import compile_cases, compile_kernel
 from tests.kernels.interpreting import run_interpreted
@@ -50,7 +52,7 @@ def check(
             for field in fields:
                 if low:
                     field[:, -low:] = torch.nan if field.is_floating_point() else 127
-            shifted.append(type(rows_of)(rows_of.load, fields))
+            shifted.append(replace(rows_of, fields=fields))
         with poisoned():
             first = torch.tensor([low], device=device)
             out = attend_block(query, *shifted, length, first, window, causal, scale)
@@ -121,7 +123,8 @@ CASES = {
 
 @pytest.mark.parametrize(("target", "case"), compile_cases(*CASES))
 def test_compiles(target: str, case: str) -> None:
-    from draftwood.kernels.attention import block_triton, loads
+    from draftwood.cache.codecs import load_codec
+    from draftwood.kernels.attention import block_triton
 
     coded, width = CASES[case]
     table = block_triton.AMD if target.startswith("gfx") else block_triton.NVIDIA
@@ -129,9 +132,11 @@ def test_compiles(target: str, case: str) -> None:
         pytest.skip("no tile")
     tile = table[width]
     fields: dict[str, object] = dict.fromkeys(("p_k0", "p_v0"), torch.float16)
-    fields |= dict.fromkeys(("p_k1", "p_v1"), torch.int8 if coded else None) | dict.fromkeys(("p_k2", "p_v2"))
+    fields |= dict.fromkeys(("p_k1", "p_v1"), torch.int8 if coded else None) | dict.fromkeys(
+        ("p_k2", "p_k3", "p_v2", "p_v3")
+    )
     floats = dict.fromkeys(("p_q", "p_mixed", "p_peak", "p_total"), torch.float32)
-    load = loads.load_q8_0 if coded else loads.load_floats
+    load = load_codec(kv_spec("q8_0" if coded else "f16")).load
     compile_kernel(
         block_triton._attend_block, target,
         {**fields, **floats, "p_committed": torch.int64, "p_first": torch.int64, "k_rows": 2176, "v_rows": 2176,

@@ -64,7 +64,7 @@ def check_store(device: str, key: str, value: str, rows: int, groups: int, width
     both[0, 0] = 0
     k, v = both[:, :groups], both[:, groups : 2 * groups]
     for offset, at, count in ((70, None, rows), (3, 5, rows), (0, 9, rows - 1), (0, 2, 0)):
-        made, expected = ([plane_of(kind, groups, width, 8, device) for kind in (key, value)] for _ in range(2))
+        made, expected = ([plane_of(kind, groups, width, 8 + rows, device) for kind in (key, value)] for _ in range(2))
         for plane, x in zip(expected, (k, v), strict=True):
             plane.write(x[:count], offset + (at or 0))
         place, some = (None if number is None else torch.tensor([number], device=device) for number in (at, count))

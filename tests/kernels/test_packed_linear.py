@@ -128,6 +128,10 @@ def test_interpreted(types: tuple[str, ...]) -> None:
     run_interpreted("tests.kernels.test_packed_linear", "; ".join(calls))
 
 
+def test_whole_tiles_go_straight_to_the_output() -> None:
+    run_interpreted("tests.kernels.test_packed_linear", "check('Q4_0', 1300, 384, (9,), 'cpu')")
+
+
 def test_joined_interpreted() -> None:
     run_interpreted(
         "tests.kernels.test_packed_linear",

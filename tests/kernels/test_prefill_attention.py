@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 
-from draftwood.cache.registry import kv_pair, load_plane
+from draftwood.cache.registry import kv_pair, kv_spec, load_plane
 from draftwood.cache.spec import KVSpec
 from draftwood.kernels.attention import reference
 from tests.kernels.compiling import compile_cases, compile_kernel
@@ -22,7 +22,7 @@ LARGEST_ERROR = 2e-3
 
 def kept(kind: KVSpec, groups: int, width: int, rows: int, filled: int, seed: int, device: str) -> tuple[Any, Any]:
     """A plane of `rows` rows of which the first `filled` are there, the others NaN; and it as kernels read it."""
-    from draftwood.kernels.attention.loads import Kept, load_floats, load_q8_0
+    from draftwood.cache.codecs import kept_rows
 
     plane = load_plane(kind)(groups, width, rows, device)
     for buffer in plane.buffers().values():
@@ -30,8 +30,7 @@ def kept(kind: KVSpec, groups: int, width: int, rows: int, filled: int, seed: in
     data = torch.randn(filled, groups, width, generator=torch.Generator().manual_seed(seed)).to(device)
     # Rows that differ in size and share a direction, as those of a model do.
     plane.write(data * (1 + data[:, :, :1].abs()) + 0.3, 0)
-    load = load_q8_0 if "codes" in plane.buffers() else load_floats
-    return plane, Kept(load, tuple(plane.buffers().values()))
+    return plane, kept_rows(kind, plane)
 
 
 def check(
@@ -137,13 +136,15 @@ def test_compiles(target: str, case: str) -> None:
 
 @pytest.mark.parametrize(("target", "case"), compile_cases("q8_0", "floats"))
 def test_expanding_compiles(target: str, case: str) -> None:
-    from draftwood.kernels.attention import loads, prefill_triton
+    from draftwood.cache.codecs import load_codec
+    from draftwood.kernels.attention import prefill_triton
 
     coded = case == "q8_0"
     compile_kernel(
         prefill_triton._expand, target,
         {"p_0": torch.float16 if coded else torch.bfloat16, "p_1": torch.int8 if coded else None, "p_2": None,
+         "p_3": None,
          "p_out": torch.float16, "first": 64, "rows": 1 << 16, "segment": 1 << 14,
-         "LOAD": loads.load_q8_0 if coded else loads.load_floats, "D": 256, "ROWS": 32},
+         "LOAD": load_codec(kv_spec("q8_0" if coded else "bf16")).load, "D": 256, "ROWS": 32},
         num_warps=4,
     ).check()  # fmt: skip

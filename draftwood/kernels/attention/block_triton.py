@@ -15,7 +15,7 @@ from torch import Tensor
 
 from draftwood.batch import MAX_ROWS
 from draftwood.kernels._rows import aligned, require
-from draftwood.kernels.attention.loads import Kept
+from draftwood.kernels.codec import KeptRows
 
 LOG2_E = 1.4426950408889634
 
@@ -50,8 +50,8 @@ def _range(p_committed, rows, parts, WINDOW: tl.constexpr, KEYS: tl.constexpr):
 
 @triton.jit
 def _attend_block(
-    p_q, p_k0, p_k1, p_k2, p_v0, p_v1, p_v2, p_committed, p_first, p_mixed, p_peak, p_total, k_rows, v_rows, rows,
-    scale, LOAD_K: tl.constexpr, LOAD_V: tl.constexpr, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr,
+    p_q, p_k0, p_k1, p_k2, p_k3, p_v0, p_v1, p_v2, p_v3, p_committed, p_first, p_mixed, p_peak, p_total, k_rows, v_rows,
+    rows, scale, LOAD_K: tl.constexpr, LOAD_V: tl.constexpr, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr,
     WINDOW: tl.constexpr, CAUSAL: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """One part of the keys: what came of it, [S, B, H, D], its largest exponents and its sums, [S, B, H].
@@ -78,8 +78,9 @@ def _attend_block(
         for at in range(low, tl.minimum(low + count, end), KEYS):
             o_keys = at + tl.arange(0, KEYS)
             o_kept = tl.minimum(o_keys, end - 1) - first
-            b_k = LOAD_K(p_k0, p_k1, p_k2, k_base, o_kept, D)
-            b_v = LOAD_V(p_v0, p_v1, p_v2, v_base, o_kept, D)
+            m_kept = tl.full([KEYS], True, tl.int1)
+            b_k = LOAD_K((p_k0, p_k1, p_k2, p_k3), k_base, o_kept, m_kept, 0, D, D)
+            b_v = LOAD_V((p_v0, p_v1, p_v2, p_v3), v_base, o_kept, m_kept, 0, D, D)
             b_scores = tl.dot(b_q, tl.trans(b_k)) * scale
             ahead = o_keys[None, :] - (committed + o_row)[:, None]
             m_seen = (o_keys < end)[None, :]
@@ -136,8 +137,8 @@ def parts_of(keys: int, programs: int, device: torch.device) -> int:
 
 def attend_block(
     query: Tensor,
-    keys: Kept,
-    values: Kept,
+    keys: KeptRows,
+    values: KeptRows,
     committed: Tensor,
     first: Tensor,
     window: int | None,
@@ -171,7 +172,7 @@ def attend_block(
     out = torch.empty(rows, heads * width, dtype=out_dtype, device=query.device)
     _attend_block[(parts, groups, tall)](
         aligned(query.contiguous()), *keys.pointers, *values.pointers, committed, first, mixed, peak, total, keys.rows,
-        values.rows, rows, scale * LOG2_E, LOAD_K=keys.load, LOAD_V=values.load, H=heads, G=groups, D=width,
+        values.rows, rows, scale * LOG2_E, LOAD_K=keys.codec.load, LOAD_V=values.codec.load, H=heads, G=groups, D=width,
         WINDOW=window or 0, CAUSAL=causal, ROWS=tile.rows, KEYS=tile.keys, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     _combine[(rows * heads,)](

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from draftwood.batch import GRANULE
 from draftwood.kernels._rows import require
-from draftwood.kernels.attention.loads import Kept
+from draftwood.kernels.codec import KeptRows
 
 LOG2_E = 1.4426950408889634
 
@@ -53,11 +53,11 @@ _EXPANDED_ROWS = 32
 
 
 @triton.jit
-def _expand(p_0, p_1, p_2, p_out, first, rows, segment, LOAD: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr):
+def _expand(p_0, p_1, p_2, p_3, p_out, first, rows, segment, LOAD: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr):
     """Rows first .. of every head as halves, [G, segment, D]."""
     head = tl.program_id(1).to(tl.int64)
     o_rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    b_rows = LOAD(p_0, p_1, p_2, head * rows, first + o_rows, D)
+    b_rows = LOAD((p_0, p_1, p_2, p_3), head * rows, first + o_rows, tl.full([ROWS], True, tl.int1), 0, D, D)
     tl.store(p_out + head * segment * D + (o_rows[:, None] * D + tl.arange(0, D)[None, :]), b_rows)
 
 
@@ -198,8 +198,8 @@ def heads_together(sharing: int, tile: Tile) -> int:
 
 def attend_granules(
     query: Tensor,
-    keys: Kept,
-    values: Kept,
+    keys: KeptRows,
+    values: KeptRows,
     start: int,
     scale: float,
     out_dtype: torch.dtype = torch.float32,
@@ -250,10 +250,10 @@ def attend_granules(
     return out
 
 
-def _expanded(rows: Kept, first: int, stop: int, out: Tensor) -> Tensor:
+def _expanded(rows: KeptRows, first: int, stop: int, out: Tensor) -> Tensor:
     """Rows first .. stop-1 as halves in `out` [G, segment, D]."""
     groups, segment, width = out.shape
     _expand[((stop - first) // _EXPANDED_ROWS, groups)](
-        *rows.pointers, out, first, rows.rows, segment, LOAD=rows.load, D=width, ROWS=_EXPANDED_ROWS, num_warps=4
+        *rows.pointers, out, first, rows.rows, segment, LOAD=rows.codec.load, D=width, ROWS=_EXPANDED_ROWS, num_warps=4
     )
     return out

@@ -300,18 +300,26 @@ def _add_parts(
     p_parts, p_x_factor, p_factor, p_columns, p_out, N, K, P, COUNT, REAL, TILE_ROWS, DIRECT: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
-    """out[r, n] = the parts' sum in their order, times two powers of two; p_columns: where a tile goes, and its end."""
+    """out[r, n] = the parts' sum in their order, times two powers of two; p_columns: where a tile goes, and its end.
+
+    With DIRECT only the tiles that several programs did are left: each is found from where its second one began.
+    """
     tile, o_row = tl.program_id(0), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    o_n = tile * OUTPUTS + tl.arange(0, OUTPUTS)
     steps = K // 128
     all_steps = N // OUTPUTS * steps
-    count = _program_of(tile * steps + steps - 1, P, all_steps) - _program_of(tile * steps, P, all_steps) + 1
+    begun = 0
+    if DIRECT:
+        begun = tile * all_steps // P
+        tile = begun // steps
+    first = _program_of(tile * steps, P, all_steps)
+    count = _program_of(tile * steps + steps - 1, P, all_steps) - first + 1
+    o_n = tile * OUTPUTS + tl.arange(0, OUTPUTS)
     o_out = tl.load(p_columns + 2 * tile) + tl.arange(0, OUTPUTS)
     m_out = (o_row < COUNT)[:, None] & (o_out < tl.load(p_columns + 2 * tile + 1))[None, :]
     if ASSEMBLY:
         gdc_wait()
         gdc_launch_dependents()
-    if not DIRECT or count > 1:
+    if not DIRECT or (begun > tile * steps and tl.program_id(0) == first + 1):
         b_sum = tl.load(p_parts + o_row[:, None] * N + o_n[None, :])
         # Four loads on their way at a time.
         for first in range(1, count, 4):
@@ -546,7 +554,8 @@ def product(staged: Tensor, x_factor: Tensor, joined: Joined, count: int) -> Ten
         LAYOUTS=tuple(layout_number(layout) for layout in layouts), TILES=tiles, ROWS=tiling.rows, **options,
         **tiling.options(*layouts),
     )  # fmt: skip
-    _add_parts[(outputs // tiling.outputs, triton.cdiv(count, _SUM_ROWS))](
+    tiles_or_programs = programs if options["DIRECT"] else outputs // tiling.outputs
+    _add_parts[(tiles_or_programs, triton.cdiv(count, _SUM_ROWS))](
         *arguments, joined.out_features, rows, ROWS=_SUM_ROWS, **options, num_warps=4, launch_pdl=assembly
     )
     return out
