@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from draftwood.batch import GRANULE, depth_first
+from draftwood.errors import DeviceError
 from draftwood.kernels.activation import sigmoid, silu, softplus
 from draftwood.kernels.delta_rule import DeltaLayer, DeltaShape, advance, granules, load_device_form, nodes
 from draftwood.kernels.delta_rule.scratch import branch_slots, slot_shape, visit_width
 from draftwood.kernels.norm import rms_norm
-from tests.kernels.compiling import compile_cases, compile_kernel
+from tests.kernels.compiling import Compiled, compile_cases, compile_kernel
 from tests.kernels.interpreting import run_interpreted
 from tests.kernels.rows import poisoned
 
 SMALL = DeltaShape(key_heads=1, value_heads=2, key_dim=16, value_dim=16, eps=1e-6)
-WIDE = DeltaShape(key_heads=2, value_heads=4, key_dim=32, value_dim=64, eps=1e-6)
-TALL = DeltaShape(key_heads=2, value_heads=2, key_dim=128, value_dim=32, eps=1e-6)
+WIDE = DeltaShape(key_heads=1, value_heads=2, key_dim=16, value_dim=64, eps=1e-6)
+TALL = DeltaShape(key_heads=2, value_heads=2, key_dim=64, value_dim=16, eps=1e-6)
 LARGE = DeltaShape(key_heads=16, value_heads=48, key_dim=128, value_dim=128, eps=1e-6)
 """The 27B's."""
 
@@ -134,7 +136,9 @@ class Layers:
 
 
 def same(found: list[tuple[Tensor, Tensor]], expected: list[tuple[Tensor, Tensor]]) -> bool:
-    return all(torch.equal(x, y) for one, two in zip(found, expected, strict=True) for x, y in zip(one, two, strict=True))
+    return all(
+        torch.equal(x, y) for one, two in zip(found, expected, strict=True) for x, y in zip(one, two, strict=True)
+    )
 
 
 def gates(rows: Rows, layer: DeltaLayer) -> tuple[Tensor, Tensor]:
@@ -163,13 +167,15 @@ def check_tree(shape: DeltaShape, device: str, parents: list[int], tape: torch.d
     assert torch.equal(layer.window, new_window)
 
 
-def check_rounds(shape: DeltaShape, device: str, tape: torch.dtype, rounds: int, most: int, layers: int = 2) -> None:
+def check_rounds(
+    shape: DeltaShape, device: str, tape: torch.dtype, rounds: int, most: int, layers: int = 2, seed: int = 0
+) -> None:
     """Random trees, each committed along a random path: outputs and states have the bits of plain decoding."""
-    rng = random.Random(rounds)
+    rng = random.Random(seed)
     tree = Layers(shape, device, tape, layers, most)
     for number in range(rounds):
         parents = draw_parents(rng, rng.randrange(1, most + 1))
-        inputs = [draw_rows(len(parents), shape, device, 1000 * number + place) for place in range(layers)]
+        inputs = [draw_rows(len(parents), shape, device, 10 * number + place) for place in range(layers)]
         before = tree.copy_states()
         out = tree.stage(inputs, parents)
         assert same(tree.copy_states(), before), "a decode pass changed a state"
@@ -267,7 +273,7 @@ def check_plan(device: str) -> None:
 
     rng = random.Random(3)
     caterpillar = [-1] + [max(0, node - 1 if node % 2 else node - 2) for node in range(1, 63)]
-    for parents in [[-1], [-1] * 5, caterpillar, *(draw_parents(rng, rng.randrange(1, 65)) for _ in range(40))]:
+    for parents in [[-1], [-1] * 5, caterpillar, *(draw_parents(rng, rng.randrange(1, 65)) for _ in range(10))]:
         order, rows = depth_first(parents), len(parents)
         made = triton.plan_tree(
             torch.tensor(parents, device=device), torch.tensor(order, dtype=torch.int32, device=device)
@@ -306,30 +312,151 @@ TREE = [-1, 0, 0, 1, 1, 2, 4, 4, 0, 8, -1, -1]
 
 
 def check_small(device: str) -> None:
-    check_plan(device)
     check_refusals(device)
     check_tree(SMALL, device, TREE, torch.bfloat16, 1)
-    check_tree(WIDE, device, TREE, torch.float32, 2)
+    check_tree(WIDE, device, TREE[:5], torch.float32, 2)
     check_tree(TALL, device, [-1, 0, 1, 2, 2], torch.bfloat16, 3)
-    check_every_node(WIDE, device, [-1, 0, 0, 1, 1, 4], torch.bfloat16)
     check_gated_norm(device, 3, 2, 32)
 
 
 def check_small_prefill(device: str) -> None:
-    check_prefill(SMALL, device, 64, torch.bfloat16, 2e-4, hard=False)
-    check_prefill(WIDE, device, 70, torch.float32, 2e-4, hard=False)
+    check_prefill(SMALL, device, 70, torch.bfloat16, 2e-4, hard=False)
+    check_prefill(WIDE, device, 64, torch.float32, 2e-4, hard=False)
     check_prefill(TALL, device, 2, torch.bfloat16, 2e-4, hard=False)
-    check_prefill(SMALL, device, 128, torch.bfloat16, 1e-3, hard=True)
-    check_splits(SMALL, device, 150, [[3], [1, 2], [1, 1, 1]], torch.bfloat16)
+    check_prefill(SMALL, device, 64, torch.bfloat16, 1e-3, hard=True)
 
 
-def test_trees_interpreted() -> None:
-    run_interpreted("tests.kernels.test_delta_rule_triton", "check_small('cpu')")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "check_plan('cpu')",
+        "check_small('cpu')",
+        "check_every_node(TALL, 'cpu', [-1, 0, 0, 1, 1, 4], torch.bfloat16)",
+        "check_rounds(SMALL, 'cpu', torch.bfloat16, 4, 5, 1)",
+        "check_small_prefill('cpu')",
+        "check_splits(SMALL, 'cpu', 100, [[2], [1, 1]], torch.bfloat16)",
+    ],
+)
+def test_interpreted(call: str) -> None:
+    run_interpreted("tests.kernels.test_delta_rule_triton", call)
 
 
-def test_prefill_interpreted() -> None:
-    run_interpreted("tests.kernels.test_delta_rule_triton", "check_small_prefill('cpu')")
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_rounds_interpreted(seed: int) -> None:
+    run_interpreted(
+        "tests.kernels.test_delta_rule_triton", f"check_rounds(SMALL, 'cpu', torch.bfloat16, 10, 7, 1, {seed})"
+    )
 
 
-def test_rounds_interpreted() -> None:
-    run_interpreted("tests.kernels.test_delta_rule_triton", "check_rounds(SMALL, 'cpu', torch.bfloat16, 200, 7, 1)")
+def test_there_is_none_for_a_cpu() -> None:
+    with pytest.raises(DeviceError, match="it runs on a GPU"):
+        load_device_form("cpu")
+
+
+def test_scratch() -> None:
+    assert [branch_slots(rows) for rows in (1, 2, 3, 4, 5, 32, 64)] == [1, 1, 1, 1, 2, 15, 31]
+    assert slot_shape(64, 48, 128, 128) == (31, 48, 128, 128)
+    assert visit_width(16, 48, 128, 128) == 10240 + 16 + 96
+
+
+@pytest.mark.gpu
+def test_small_on_a_gpu(gpu: str) -> None:
+    check_plan(gpu)
+    check_small(gpu)
+    check_small_prefill(gpu)
+    for shape in (SMALL, WIDE, TALL):
+        check_every_node(shape, gpu, TREE, torch.float32)
+        check_rounds(shape, gpu, torch.bfloat16, 200, 23)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tape", [torch.bfloat16, torch.float32])
+def test_large_trees_on_a_gpu(gpu: str, tape: torch.dtype) -> None:
+    rng = random.Random(5)
+    for rows in ROWS:
+        check_tree(LARGE, gpu, draw_parents(rng, rows), tape, rows)
+    for rows in (16, 23, 64):
+        check_every_node(LARGE, gpu, draw_parents(rng, rows), tape)
+    check_gated_norm(gpu, 64, 48, 128)
+
+
+@pytest.mark.gpu
+def test_rows_are_alone_on_a_gpu(gpu: str) -> None:
+    """Nodes in a pass of another size, at another place, and of a tree that goes on."""
+    layers, rows = Layers(LARGE, gpu, torch.bfloat16), draw_rows(64, LARGE, gpu, 11)
+    tree = draw_parents(random.Random(1), 64)
+    whole, grown = layers.stage([rows], [-1] * 64)[0], layers.stage([rows], tree)[0]
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0)).to(gpu)
+    assert torch.equal(layers.stage([rows[order]], [-1] * 64)[0], whole[order])
+    for count in ROWS:
+        assert torch.equal(layers.stage([rows[:count]], tree[:count])[0], grown[:count]), f"{count} rows of a tree"
+        for first in (0, 64 - count):
+            part = rows[first : first + count]
+            copied = Rows(part.raw.clone(), part.a.clone(), part.b.clone())
+            for one in (part, copied):
+                found = layers.stage([one], [-1] * count)[0]
+                assert torch.equal(found, whole[first : first + count]), f"{count} rows from {first}"
+
+
+@pytest.mark.gpu
+def test_large_rounds_on_a_gpu(gpu: str) -> None:
+    check_rounds(LARGE, gpu, torch.bfloat16, 300, 64)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tape", [torch.bfloat16, torch.float32])
+def test_large_prefill_on_a_gpu(gpu: str, tape: torch.dtype) -> None:
+    for count in (1, 2, 64, 100, 2048):
+        check_prefill(LARGE, gpu, count, tape, 2e-4, hard=False)
+    check_prefill(LARGE, gpu, 640, tape, 1e-3, hard=True)
+    check_splits(LARGE, gpu, 2000, [[32], [1] * 32, [3, 16, 13]], tape)
+
+
+SHAPES = {"27B": LARGE, "small": TALL}
+ON_AMD = {"27B granule": 400, "27B pass": 200}
+"""Bytes and registers that do not fit in prefill on gfx11: operands of WMMA take twice their size."""
+
+
+@pytest.mark.parametrize(("target", "case"), compile_cases(*SHAPES))
+def test_compiles(target: str, case: str) -> None:
+    tl = pytest.importorskip("triton.language")
+    from draftwood.kernels.delta_rule import triton
+
+    shape, amd = SHAPES[case], target.startswith("gfx")
+    tiling = triton.AMD if amd else triton.NVIDIA
+    sizes = {"HK": shape.key_heads, "HV": shape.value_heads, "K": shape.key_dim, "V": shape.value_dim}
+    stride = shape.channels + 2 * shape.value_heads + shape.value_heads * shape.value_dim
+
+    def build(kernel: Any, floats: str, others: dict[str, Any], **options: int) -> Compiled:
+        arguments = {f"p_{name}": torch.float32 for name in floats.split()} | others
+        return compile_kernel(kernel, target, arguments, **options)
+
+    gates = {"A_STRIDE": stride, "B_STRIDE": stride}
+    plan = {"p_parents": torch.int64, "p_order": torch.int32, "p_plan": torch.int32, "rows": 16, "BLOCK": 64}
+    build(triton._plan, "", plan, num_warps=4).check()
+    tapes = {"p_plan": torch.int32, "p_tape": torch.bfloat16, "eps": 1e-6, "scale": 0.1, "RAW_STRIDE": stride}
+    floats = "raw a b window conv rate bias decay beta visits"
+    build(triton._stage, floats, tapes | gates | sizes, **triton.EXACT).check()
+    walk = {"p_plan": torch.int32, "rows": 16, "LANES": triton.LANES, "COLUMNS": triton.COLUMNS} | sizes
+    build(triton._tree_rule, "visits state slots out", walk, **triton.EXACT).check()
+    norm = {"eps": 1e-6, "Z_STRIDE": stride, "HV": shape.value_heads, "V": shape.value_dim}
+    build(triton._gated_norm, "x z weight out", norm, **triton.EXACT).check()
+    path = {"p_table": torch.int64, "p_path": torch.int64, "p_count": torch.int64, "eps": 1e-6, "LANES": triton.LANES}
+    commit = path | sizes | {"COLUMNS": tiling.commit, "TAPE": tl.bfloat16}
+    build(triton._commit, "", commit, **triton.EXACT).check()
+
+    rows = {"count": 64, "RAW_STRIDE": stride, "TAPE": tl.bfloat16} | sizes
+    heads = rows | {"eps": 1e-6, "scale": 0.1, "ROWS": triton.PREFILL_ROWS}
+    build(triton._prefill_heads, "raw window conv q k v", heads, num_warps=4).check()
+    keys, values = min(tiling.keys, shape.key_dim), min(triton.PASS_COLUMNS, shape.value_dim)
+    blocks = {"count": 64, "C": GRANULE, "KEYS": keys, "EMULATED": False} | sizes
+    floats = "q k v a b rate bias u w scores total"
+    granule = build(
+        triton._granule, floats, blocks | gates | {"VALUES": values}, num_warps=tiling.granule_warps, num_stages=1
+    )
+    granule.check(matrix=True, spilled=ON_AMD.get(f"{case} granule", 0) if amd else 0)
+    through = blocks | {"granules": 32, "RAW_STRIDE": stride, "COLUMNS": values, "TAPE": tl.bfloat16}
+    floats = "raw q k u w scores total state window out"
+    passed = build(triton._pass, floats, through, num_warps=tiling.pass_warps, num_stages=1)
+    passed.check(matrix=True, spilled=ON_AMD.get(f"{case} pass", 0) if amd else 0)

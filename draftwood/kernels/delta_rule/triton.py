@@ -30,6 +30,9 @@ LANES = 16
 COLUMNS = 8
 """Columns of a program that visits a tree: small, as a visit is bound by latency and many warps hide it."""
 
+PASS_COLUMNS = 32
+"""Columns of a program that goes through a prefill pass."""
+
 PREFILL_ROWS = 16
 """Rows of a program that convolves a prefill pass."""
 
@@ -39,26 +42,21 @@ EXACT = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": False}
 
 @dataclass(frozen=True)
 class Tiling:
-    """Blocks of the kernels whose blocks differ between devices; none changes a bit of decoding.
+    """Blocks that differ between devices; none changes a bit of decoding.
 
-    commit: columns of a program that commits; more are better, as each convolves its head's keys again. columns: of a
-    program that goes through a prefill pass. keys: of K that a product of prefill takes at a time. warps: of prefill.
+    commit: columns of a program that commits; more are better, as each convolves its head's keys again. keys: of K, and
+    of V, that a product of prefill takes at a time. granule_warps, pass_warps: of the two kernels with products.
     """
 
     commit: int
-    columns: int
     keys: int
-    warps: int
-
-    @property
-    def options(self) -> dict[str, int]:
-        """Of a launch with matrix products; another stage would cost shared memory and hide nothing."""
-        return {"num_warps": self.warps, "num_stages": 1}
+    granule_warps: int
+    pass_warps: int
 
 
-NVIDIA = Tiling(commit=16, columns=32, keys=64, warps=4)
-AMD = Tiling(commit=8, columns=16, keys=16, warps=8)
-"""Fewer of everything: an operand of WMMA takes twice its size in registers."""
+NVIDIA = Tiling(commit=16, keys=64, granule_warps=4, pass_warps=4)
+AMD = Tiling(commit=8, keys=32, granule_warps=16, pass_warps=8)
+"""An operand of WMMA takes twice its size in registers."""
 
 _TABLE = tl.constexpr(6)
 """Pointers of a layer in the table of `layer_table`."""
@@ -396,8 +394,8 @@ def _split(b_x, HALF: tl.constexpr, EMULATED: tl.constexpr):
 def _product(b_x, b_y, b_sum):
     """sum + x y of two splits on matrix cores; what is left out is 2**-22 of it for float16, 2**-16 for bfloat16."""
     b_sum = tl.dot(b_x[1], b_y[0], b_sum, input_precision="ieee")
-    b_sum = tl.dot(b_x[0], b_y[1], b_sum, input_precision="ieee")
-    return tl.dot(b_x[0], b_y[0], b_sum, input_precision="ieee")
+    b_sum = tl.dot(b_x[0], b_y[0], b_sum, input_precision="ieee")
+    return tl.dot(b_x[0], b_y[1], b_sum, input_precision="ieee")
 
 
 @triton.jit
@@ -449,7 +447,7 @@ def _unit_inverse(b_a, C: tl.constexpr, EMULATED: tl.constexpr):
     o_c = tl.arange(0, C)
     o_i, o_j = o_c[:, None], o_c[None, :]
     b_t = tl.where(o_i == o_j, 1.0, 0.0) - tl.where((o_i % 2 == 1) & (o_j == o_i - 1), b_a, 0.0)
-    for level in tl.static_range(1, 6):
+    for level in range(1, 6):
         m_pair = ((o_i >> level) % 2 == 1) & ((o_j >> level) == (o_i >> level) - 1)
         b_split = _split(b_t, tl.float16, EMULATED)
         b_pair = _split(tl.where(m_pair, -b_a, 0.0), tl.float16, EMULATED)
@@ -472,11 +470,10 @@ def _granule(
     key = head % HK
     o_c = tl.arange(0, C)
     o_i, o_j = o_c[:, None], o_c[None, :]
-    row = granule * C + o_c
-    o_row = row.to(tl.int64)
-    m_live = row < count
-    a = tl.load(p_a + o_row * A_STRIDE + head, mask=m_live, other=0.0)
-    b = tl.load(p_b + o_row * B_STRIDE + head, mask=m_live, other=0.0)
+    first = (granule * C).to(tl.int64)
+    m_live = granule * C + o_c < count
+    a = tl.load(p_a + (first * A_STRIDE + head) + o_c * A_STRIDE, mask=m_live, other=0.0)
+    b = tl.load(p_b + (first * B_STRIDE + head) + o_c * B_STRIDE, mask=m_live, other=0.0)
     b_g = tl.where(m_live, _log_decay(a, tl.load(p_bias + head), tl.load(p_rate + head)), 0.0)
     b_beta = tl.where(m_live, _sigmoid(b), 0.0)
     b_total = tl.cumsum(b_g, 0)
@@ -484,27 +481,31 @@ def _granule(
     tl.store(p_total + square * C + o_c, b_total)
     b_ratio = tl.where(o_i >= o_j, tl.exp(tl.where(o_i >= o_j, b_total[:, None] - b_total[None, :], 0.0)), 0.0)
 
-    p_key = key * K + o_row[:, None] * (HK * K) + tl.arange(0, KEYS)[None, :]
+    p_q += first * (HK * K) + key * K
+    p_k += first * (HK * K) + key * K
+    o_key = o_i * (HK * K) + tl.arange(0, KEYS)[None, :]
     b_scores, b_a = tl.zeros((C, C), tl.float32), tl.zeros((C, C), tl.float32)
     for at in range(0, K, KEYS):
-        b_k = _split(tl.load(p_k + p_key + at), tl.float16, EMULATED)
+        b_k = _split(tl.load(p_k + at + o_key), tl.float16, EMULATED)
         b_k_t = tl.trans(b_k[0]), tl.trans(b_k[1])
-        b_scores = _product(_split(tl.load(p_q + p_key + at), tl.float16, EMULATED), b_k_t, b_scores)
+        b_scores = _product(_split(tl.load(p_q + at + o_key), tl.float16, EMULATED), b_k_t, b_scores)
         b_a = _product(b_k, b_k_t, b_a)
-    tl.store(p_scores + square * (C * C) + o_i * C + o_j, b_scores * b_ratio)
+    tl.store(p_scores + square * (C * C) + (o_i * C + o_j), b_scores * b_ratio)
     b_a = tl.where(o_i > o_j, b_beta[:, None] * b_a * b_ratio, 0.0)
     b_inverse = _unit_inverse(b_a, C, EMULATED)
     b_split = _split(b_inverse, tl.float16, EMULATED)
     b_rate = b_beta * tl.exp(b_total)
-    p_out = p_w + head * K + o_row[:, None] * (HV * K) + tl.arange(0, KEYS)[None, :]
+    p_w += first * (HV * K) + head * K
+    o_w = o_i * (HV * K) + tl.arange(0, KEYS)[None, :]
     for at in range(0, K, KEYS):
-        b_k = _split(tl.load(p_k + p_key + at) * b_rate[:, None], tl.float16, EMULATED)
-        tl.store(p_out + at, _product(b_split, b_k, tl.zeros((C, KEYS), tl.float32)))
+        b_k = _split(tl.load(p_k + at + o_key) * b_rate[:, None], tl.float16, EMULATED)
+        tl.store(p_w + at + o_w, _product(b_split, b_k, tl.zeros((C, KEYS), tl.float32)))
     b_split = _split(b_inverse, tl.bfloat16, EMULATED)
-    o_value = head * V + o_row[:, None] * (HV * V) + tl.arange(0, VALUES)[None, :]
+    value = first * (HV * V) + head * V
+    o_value = o_i * (HV * V) + tl.arange(0, VALUES)[None, :]
     for at in range(0, V, VALUES):
-        b_v = _split(tl.load(p_v + o_value + at) * b_beta[:, None], tl.bfloat16, EMULATED)
-        tl.store(p_u + o_value + at, _product(b_split, b_v, tl.zeros((C, VALUES), tl.float32)))
+        b_v = _split(tl.load(p_v + value + at + o_value) * b_beta[:, None], tl.bfloat16, EMULATED)
+        tl.store(p_u + value + at + o_value, _product(b_split, b_v, tl.zeros((C, VALUES), tl.float32)))
 
 
 @triton.jit
@@ -532,25 +533,26 @@ def _pass(
     TILES: tl.constexpr = K // KEYS
     o_c, o_k, o_v = tl.arange(0, C), tl.arange(0, KEYS), block * COLUMNS + tl.arange(0, COLUMNS)
     p_s = p_state + head * (K * V) + o_k[:, None] * V + o_v[None, :]
+    o_value = o_c[:, None] * (HV * V) + o_v[None, :]
     b_s = _tiles(p_s, KEYS * V, TILES)
     for granule in range(0, granules):
-        o_row = (granule * C + o_c).to(tl.int64)
+        first = (granule * C).to(tl.int64)
         square = (granule * HV + head).to(tl.int64)
         p_sum = p_total + square * C
         b_total, last = tl.load(p_sum + o_c), tl.load(p_sum + (C - 1))
-        o_value = o_row[:, None] * (HV * V) + head * V + o_v[None, :]
-        p_from_w = p_w + o_row[:, None] * (HV * K) + head * K + o_k[None, :]
-        p_from_q = p_q + o_row[:, None] * (HK * K) + key * K + o_k[None, :]
-        p_from_k = p_k + o_row[None, :] * (HK * K) + key * K + o_k[:, None]
+        value = first * (HV * V) + head * V
+        p_from_w = p_w + (first * (HV * K) + head * K) + (o_c[:, None] * (HV * K) + o_k[None, :])
+        p_from_q = p_q + (first * (HK * K) + key * K) + (o_c[:, None] * (HK * K) + o_k[None, :])
+        p_from_k = p_k + (first * (HK * K) + key * K) + (o_c[None, :] * (HK * K) + o_k[:, None])
         b_known, b_out = tl.zeros((C, COLUMNS), tl.float32), tl.zeros((C, COLUMNS), tl.float32)
         for t in tl.static_range(TILES):
             b_tile = _split(b_s[t], tl.bfloat16, EMULATED)
             b_known = _product(_split(tl.load(p_from_w + t * KEYS), tl.bfloat16, EMULATED), b_tile, b_known)
             b_out = _product(_split(tl.load(p_from_q + t * KEYS), tl.bfloat16, EMULATED), b_tile, b_out)
-        b_correction = _split(tl.load(p_u + o_value) - b_known, tl.bfloat16, EMULATED)
-        b_scores = tl.load(p_scores + square * (C * C) + o_c[:, None] * C + o_c[None, :])
+        b_correction = _split(tl.load(p_u + value + o_value) - b_known, tl.bfloat16, EMULATED)
+        b_scores = tl.load(p_scores + square * (C * C) + (o_c[:, None] * C + o_c[None, :]))
         b_out = _product(_split(b_scores, tl.bfloat16, EMULATED), b_correction, tl.exp(b_total)[:, None] * b_out)
-        tl.store(p_out + o_value, b_out)
+        tl.store(p_out + value + o_value, b_out)
         b_new = ()
         for t in tl.static_range(TILES):
             b_k = tl.load(p_from_k + t * KEYS) * tl.exp(last - b_total)[None, :]
@@ -675,13 +677,15 @@ def prefill(raw: Tensor, a: Tensor, b: Tensor, layer: DeltaLayer, shape: DeltaSh
         **sizes, ROWS=PREFILL_ROWS, TAPE=tape, num_warps=4,
     )  # fmt: skip
     granules, tiling = tokens // GRANULE, tiling_of(device)
-    keys, columns = min(tiling.keys, shape.key_dim), min(tiling.columns, shape.value_dim)
+    keys, values = min(tiling.keys, shape.key_dim), min(PASS_COLUMNS, shape.value_dim)
     _granule[(heads, granules)](
         q, k, v, a, b, layer.rate, layer.bias, u, w, scores, total, count, A_STRIDE=row_stride(a),
-        B_STRIDE=row_stride(b), **sizes, C=GRANULE, KEYS=keys, VALUES=columns, EMULATED=emulated, **tiling.options,
+        B_STRIDE=row_stride(b), **sizes, C=GRANULE, KEYS=keys, VALUES=values, EMULATED=emulated,
+        num_warps=tiling.granule_warps, num_stages=1,
     )  # fmt: skip
-    _pass[(shape.value_dim // columns, heads)](
+    _pass[(shape.value_dim // values, heads)](
         raw, q, k, u, w, scores, total, layer.state, layer.window, out, granules, count, RAW_STRIDE=row_stride(raw),
-        **sizes, C=GRANULE, COLUMNS=columns, KEYS=keys, TAPE=tape, EMULATED=emulated, **tiling.options,
+        **sizes, C=GRANULE, COLUMNS=values, KEYS=keys, TAPE=tape, EMULATED=emulated,
+        num_warps=tiling.pass_warps, num_stages=1,
     )  # fmt: skip
     return out
