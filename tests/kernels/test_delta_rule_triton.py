@@ -418,45 +418,56 @@ ON_AMD = {"27B granule": 400, "27B pass": 200}
 """Bytes and registers that do not fit in prefill on gfx11: operands of WMMA take twice their size."""
 
 
-@pytest.mark.parametrize(("target", "case"), compile_cases(*SHAPES))
-def test_compiles(target: str, case: str) -> None:
+def build(kernel: Any, target: str, shape: DeltaShape, floats: str, others: dict[str, Any], **options: int) -> Compiled:
+    """A kernel with the shape's sizes, as far as it takes them; floats: its float32 tensors."""
+    sizes = {"HK": shape.key_heads, "HV": shape.value_heads, "K": shape.key_dim, "V": shape.value_dim}
+    arguments = {f"p_{name}": torch.float32 for name in floats.split()} | others
+    arguments |= {name: size for name, size in sizes.items() if name in kernel.arg_names}
+    return compile_kernel(kernel, target, arguments, **options)
+
+
+def strides(shape: DeltaShape) -> dict[str, int]:
+    """Of parts of one product."""
+    width = shape.channels + 2 * shape.value_heads + shape.value_heads * shape.value_dim
+    return {f"{name}_STRIDE": width for name in ("RAW", "A", "B")}
+
+
+@pytest.mark.parametrize(("target", "case"), compile_cases("27B", "small"))
+def test_decode_compiles(target: str, case: str) -> None:
+    tl = pytest.importorskip("triton.language")
+    from draftwood.kernels.delta_rule import triton
+
+    shape, exact = SHAPES[case], triton.EXACT
+    plan = {"p_parents": torch.int64, "p_order": torch.int32, "p_plan": torch.int32, "rows": 16, "BLOCK": 64}
+    build(triton._plan, target, shape, "", plan, num_warps=4).check()
+    tape = {"p_plan": torch.int32, "p_tape": torch.bfloat16, "eps": 1e-6, "scale": 0.1} | strides(shape)
+    floats = "raw a b window conv rate bias decay beta visits"
+    build(triton._stage, target, shape, floats, tape, **exact).check()
+    walk = {"p_plan": torch.int32, "rows": 16, "LANES": triton.LANES, "COLUMNS": triton.COLUMNS}
+    build(triton._tree_rule, target, shape, "visits state slots out", walk, **exact).check()
+    norm = {"eps": 1e-6, "Z_STRIDE": shape.channels}
+    build(triton._gated_norm, target, shape, "x z weight out", norm, **exact).check()
+    path = {"p_table": torch.int64, "p_path": torch.int64, "p_count": torch.int64, "eps": 1e-6, "LANES": triton.LANES}
+    columns = (triton.AMD if target.startswith("gfx") else triton.NVIDIA).commit
+    build(triton._commit, target, shape, "", path | {"COLUMNS": columns, "TAPE": tl.bfloat16}, **exact).check()
+
+
+@pytest.mark.parametrize(("target", "case"), compile_cases("small", "27B"))
+def test_prefill_compiles(target: str, case: str) -> None:
     tl = pytest.importorskip("triton.language")
     from draftwood.kernels.delta_rule import triton
 
     shape, amd = SHAPES[case], target.startswith("gfx")
     tiling = triton.AMD if amd else triton.NVIDIA
-    sizes = {"HK": shape.key_heads, "HV": shape.value_heads, "K": shape.key_dim, "V": shape.value_dim}
-    stride = shape.channels + 2 * shape.value_heads + shape.value_heads * shape.value_dim
-
-    def build(kernel: Any, floats: str, others: dict[str, Any], **options: int) -> Compiled:
-        arguments = {f"p_{name}": torch.float32 for name in floats.split()} | others
-        return compile_kernel(kernel, target, arguments, **options)
-
-    gates = {"A_STRIDE": stride, "B_STRIDE": stride}
-    plan = {"p_parents": torch.int64, "p_order": torch.int32, "p_plan": torch.int32, "rows": 16, "BLOCK": 64}
-    build(triton._plan, "", plan, num_warps=4).check()
-    tapes = {"p_plan": torch.int32, "p_tape": torch.bfloat16, "eps": 1e-6, "scale": 0.1, "RAW_STRIDE": stride}
-    floats = "raw a b window conv rate bias decay beta visits"
-    build(triton._stage, floats, tapes | gates | sizes, **triton.EXACT).check()
-    walk = {"p_plan": torch.int32, "rows": 16, "LANES": triton.LANES, "COLUMNS": triton.COLUMNS} | sizes
-    build(triton._tree_rule, "visits state slots out", walk, **triton.EXACT).check()
-    norm = {"eps": 1e-6, "Z_STRIDE": stride, "HV": shape.value_heads, "V": shape.value_dim}
-    build(triton._gated_norm, "x z weight out", norm, **triton.EXACT).check()
-    path = {"p_table": torch.int64, "p_path": torch.int64, "p_count": torch.int64, "eps": 1e-6, "LANES": triton.LANES}
-    commit = path | sizes | {"COLUMNS": tiling.commit, "TAPE": tl.bfloat16}
-    build(triton._commit, "", commit, **triton.EXACT).check()
-
-    rows = {"count": 64, "RAW_STRIDE": stride, "TAPE": tl.bfloat16} | sizes
-    heads = rows | {"eps": 1e-6, "scale": 0.1, "ROWS": triton.PREFILL_ROWS}
-    build(triton._prefill_heads, "raw window conv q k v", heads, num_warps=4).check()
+    steps = strides(shape)
+    raw = {"count": 64, "RAW_STRIDE": steps.pop("RAW_STRIDE"), "TAPE": tl.bfloat16}
+    heads = raw | {"eps": 1e-6, "scale": 0.1, "ROWS": triton.PREFILL_ROWS}
+    build(triton._prefill_heads, target, shape, "raw window conv q k v", heads, num_warps=4).check()
     keys, values = min(tiling.keys, shape.key_dim), min(triton.PASS_COLUMNS, shape.value_dim)
-    blocks = {"count": 64, "C": GRANULE, "KEYS": keys, "EMULATED": False} | sizes
-    floats = "q k v a b rate bias u w scores total"
-    granule = build(
-        triton._granule, floats, blocks | gates | {"VALUES": values}, num_warps=tiling.granule_warps, num_stages=1
-    )
+    blocks = {"count": 64, "C": GRANULE, "KEYS": keys, "EMULATED": False}
+    floats, options = "q k v a b rate bias u w scores total", {"num_warps": tiling.granule_warps, "num_stages": 1}
+    granule = build(triton._granule, target, shape, floats, blocks | steps | {"VALUES": values}, **options)
     granule.check(matrix=True, spilled=ON_AMD.get(f"{case} granule", 0) if amd else 0)
-    through = blocks | {"granules": 32, "RAW_STRIDE": stride, "COLUMNS": values, "TAPE": tl.bfloat16}
-    floats = "raw q k u w scores total state window out"
-    passed = build(triton._pass, floats, through, num_warps=tiling.pass_warps, num_stages=1)
-    passed.check(matrix=True, spilled=ON_AMD.get(f"{case} pass", 0) if amd else 0)
+    floats, options = "raw q k u w scores total state window out", {"num_warps": tiling.pass_warps, "num_stages": 1}
+    through = build(triton._pass, target, shape, floats, blocks | raw | {"granules": 32, "COLUMNS": values}, **options)
+    through.check(matrix=True, spilled=ON_AMD.get(f"{case} pass", 0) if amd else 0)

@@ -470,14 +470,14 @@ def _granule(
     key = head % HK
     o_c = tl.arange(0, C)
     o_i, o_j = o_c[:, None], o_c[None, :]
-    first = (granule * C).to(tl.int64)
+    first = tl.cast(granule, tl.int64) * C
     m_live = granule * C + o_c < count
     a = tl.load(p_a + (first * A_STRIDE + head) + o_c * A_STRIDE, mask=m_live, other=0.0)
     b = tl.load(p_b + (first * B_STRIDE + head) + o_c * B_STRIDE, mask=m_live, other=0.0)
     b_g = tl.where(m_live, _log_decay(a, tl.load(p_bias + head), tl.load(p_rate + head)), 0.0)
     b_beta = tl.where(m_live, _sigmoid(b), 0.0)
     b_total = tl.cumsum(b_g, 0)
-    square = (granule * HV + head).to(tl.int64)
+    square = tl.cast(granule, tl.int64) * HV + head
     tl.store(p_total + square * C + o_c, b_total)
     b_ratio = tl.where(o_i >= o_j, tl.exp(tl.where(o_i >= o_j, b_total[:, None] - b_total[None, :], 0.0)), 0.0)
 
@@ -536,8 +536,8 @@ def _pass(
     o_value = o_c[:, None] * (HV * V) + o_v[None, :]
     b_s = _tiles(p_s, KEYS * V, TILES)
     for granule in range(0, granules):
-        first = (granule * C).to(tl.int64)
-        square = (granule * HV + head).to(tl.int64)
+        first = tl.cast(granule, tl.int64) * C
+        square = tl.cast(granule, tl.int64) * HV + head
         p_sum = p_total + square * C
         b_total, last = tl.load(p_sum + o_c), tl.load(p_sum + (C - 1))
         value = first * (HV * V) + head * V
@@ -647,6 +647,7 @@ def layer_table(layers: Iterable[DeltaLayer]) -> Tensor:
         for tensor in tensors:
             require(tensor.is_contiguous() and is_aligned(tensor), "a layer's tensors are contiguous, on 16 bytes")
         rows.append([tensor.data_ptr() for tensor in tensors])
+    require(len(rows) > 0, "no layers")
     return torch.tensor(rows, dtype=torch.int64, device=layer.state.device)
 
 
