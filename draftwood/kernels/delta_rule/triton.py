@@ -54,7 +54,10 @@ class Tiling:
     pass_warps: int
 
 
-NVIDIA = Tiling(commit=16, keys=64, granule_warps=4, pass_warps=4)
+HOPPER = Tiling(commit=16, keys=64, granule_warps=4, pass_warps=4)
+NVIDIA = Tiling(commit=16, keys=32, granule_warps=8, pass_warps=8)
+"""Without wgmma, which reads operands from shared memory, they are in registers."""
+
 AMD = Tiling(commit=8, keys=32, granule_warps=16, pass_warps=8)
 """An operand of WMMA takes twice its size in registers."""
 
@@ -583,7 +586,14 @@ def _sizes(shape: DeltaShape) -> dict[str, int]:
 
 def tiling_of(device: torch.device) -> Tiling:
     """The device's tiling."""
-    return AMD if device.type == "cuda" and torch.version.hip else NVIDIA
+    if device.type == "cuda" and torch.version.hip:
+        return AMD
+    return NVIDIA if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 9 else HOPPER
+
+
+def pass_warps(tiling: Tiling, values: int) -> int:
+    """Warps of a program that goes through a pass with `values` columns."""
+    return min(tiling.pass_warps, values // 4)
 
 
 def plan_tree(parents: Tensor, order: Tensor) -> Tensor:
@@ -687,6 +697,6 @@ def prefill(raw: Tensor, a: Tensor, b: Tensor, layer: DeltaLayer, shape: DeltaSh
     _pass[(shape.value_dim // values, heads)](
         raw, q, k, u, w, scores, total, layer.state, layer.window, out, granules, count, RAW_STRIDE=row_stride(raw),
         **sizes, C=GRANULE, COLUMNS=values, KEYS=keys, TAPE=tape, EMULATED=emulated,
-        num_warps=tiling.pass_warps, num_stages=1,
+        num_warps=pass_warps(tiling, values), num_stages=1,
     )  # fmt: skip
     return out
