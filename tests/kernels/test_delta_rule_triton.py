@@ -405,6 +405,44 @@ def test_large_rounds_on_a_gpu(gpu: str) -> None:
 
 
 @pytest.mark.gpu
+def test_a_captured_round_reads_tree_and_path_on_the_device(gpu: str) -> None:
+    layers, rng = Layers(LARGE, gpu, torch.bfloat16, rows=16), random.Random(2)
+    layer, form, shape = layers.layers[0], layers.form, layers.shape
+    rows, parents = draw_rows(16, shape, gpu, 0), torch.full((16,), -1, device=gpu)
+    order = torch.arange(16, dtype=torch.int32, device=gpu)
+    path, count = torch.zeros(64, dtype=torch.int64, device=gpu), torch.ones((), dtype=torch.int64, device=gpu)
+
+    def run() -> Tensor:
+        plan = form.plan_tree(parents, order)
+        visits = form.stage_nodes(rows.raw, rows.a, rows.b, plan, layer, shape)
+        out = form.tree_rule(visits, plan, layer.state, layers.slots, shape)
+        form.commit_nodes(layers.table, path, count, shape, layers.tape)
+        return out
+
+    run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+    for seed in range(5):
+        tree = draw_parents(rng, 16)
+        way = path_to(tree, rng.randrange(16))
+        drawn, before = draw_rows(16, shape, gpu, seed), layers.copy_states()
+        expected = layers.stage([drawn], tree)[0]
+        layers.commit(way)
+        after = layers.copy_states()
+        layers.set_states(before)
+        for x, y in ((rows.raw, drawn.raw), (rows.a, drawn.a), (rows.b, drawn.b)):
+            x.copy_(y)
+        parents.copy_(torch.tensor(tree))
+        order.copy_(torch.tensor(depth_first(tree)))
+        path[: len(way)] = torch.tensor(way, device=gpu)
+        count.fill_(len(way))
+        graph.replay()
+        assert torch.equal(out, expected)
+        assert same(layers.copy_states(), after)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("tape", [torch.bfloat16, torch.float32])
 def test_large_prefill_on_a_gpu(gpu: str, tape: torch.dtype) -> None:
     for count in (1, 2, 64, 100, 2048):

@@ -64,7 +64,8 @@ class DeviceForm(Protocol):
         """A prefill pass: raw float32 [T, F], a and b float32 [T, Hv], T a multiple of 64, the first `count` rows real.
 
         Moves the layer's state and window. Returns float32 [T, Hv, V], rows behind `count` mean nothing. A row's bits
-        do not depend on how the granules are spread over passes. Relative error about 1e-5.
+        do not depend on how the granules are spread over passes. Relative error under 1e-4, or 1e-3 where keys hardly
+        differ.
         """
 
 
