@@ -24,6 +24,19 @@ MAX_ROWS = 64
 
 
 @dataclass(frozen=True)
+class Nodes:
+    """The shape of a decode pass's tree as kernels read it, on the device.
+
+    depth: int64 [R]. ancestors: int32 or int64 [R, at least the deepest + 1], ancestors[i, d] the node at depth d on
+    node i's path, i itself included. order: int32 or int64 [R], depth first: a node, then its whole subtree.
+    """
+
+    depth: Tensor
+    ancestors: Tensor
+    order: Tensor
+
+
+@dataclass(frozen=True)
 class ForwardInput:
     """Rows of one pass.
 
@@ -33,6 +46,7 @@ class ForwardInput:
         before its children. None: every sequence's rows are consecutive prompt tokens.
     offsets: row offsets of the packed sequences, `(0, N)` for a single one.
     wanted: indices of the layers whose output (the residual stream after the layer) the caller wants.
+    nodes: more of the tree's shape, where it is known; else it is worked out from `parents` if a kernel asks.
     """
 
     tokens: Tensor
@@ -40,6 +54,7 @@ class ForwardInput:
     parents: Tensor | None = None
     offsets: tuple[int, ...] = ()
     wanted: tuple[int, ...] = ()
+    nodes: Nodes | None = None
 
 
 @dataclass(frozen=True)

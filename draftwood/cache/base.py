@@ -6,12 +6,16 @@ Letters: C committed tokens, R nodes of a decode pass, T tokens of a prefill pas
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from draftwood.batch import MAX_ROWS
 from draftwood.cache.buffers import plane_rows
+
+Keep = Callable[[Tensor, Tensor, Tensor], None]
+"""keep(path int64 [64], count int64 [], committed int64 [1]): the nodes path[:count] stay; the host reads nothing."""
 
 
 class LayerState(ABC):
@@ -24,6 +28,13 @@ class LayerState(ABC):
     @abstractmethod
     def commit(self, path: Tensor, count: int) -> None:
         """Keep the staged nodes `path[:count]` (int64, node indices along one root-to-node path); drop the others."""
+
+    @classmethod
+    def keep_together(cls, states: Sequence[Any]) -> Keep | None:
+        """What keeps nodes in all these states of one class without the host; None where `commit` must."""
+        return None
+
+    length: int
 
     @abstractmethod
     def truncate(self, length: int) -> None:

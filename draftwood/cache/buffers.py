@@ -36,10 +36,13 @@ def recurrent_buffers(value_heads: int, key_dim: int, value_dim: int, channels: 
     ]
 
 
-def tape_buffers(rows: int, value_heads: int, channels: int, dtype: str) -> list[BufferSpec]:
-    """The replay tape of one gated delta net layer: raw projection [R, F] in `dtype`, decay and beta [R, Hv]."""
+def tape_buffers(rows: int, value_heads: int, channels: int, dtype: str, window: int = 0) -> list[BufferSpec]:
+    """The replay tape of one gated delta net layer: raw projection [R, F] in `dtype`, decay and beta [R, Hv].
+
+    window: rows of the convolution's window that are kept before those of the raw projection.
+    """
     return [
-        BufferSpec("raw", (rows, channels), dtype, "sequence"),
+        BufferSpec("raw", (window + rows, channels), dtype, "sequence"),
         BufferSpec("decay", (rows, value_heads), "float32", "sequence"),
         BufferSpec("beta", (rows, value_heads), "float32", "sequence"),
     ]

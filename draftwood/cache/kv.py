@@ -21,6 +21,8 @@ from torch import Tensor
 from draftwood.cache.base import LayerState
 from draftwood.cache.registry import check_width, load_plane
 from draftwood.cache.spec import KVSpec
+from draftwood.cache.step import DecodeStep, PrefillStep
+from draftwood.kernels.attention import attend_granules, attend_nodes
 
 
 class KVState(LayerState):
@@ -36,6 +38,21 @@ class KVState(LayerState):
     def held(self) -> int:
         """Committed rows in the buffers."""
         return self.length
+
+    def decode(self, q: Tensor, k: Tensor, v: Tensor, step: DecodeStep, scale: float) -> Tensor:
+        """A decode pass: stages k, v [R, G, D] and attends q float32 [R, H, D] over each node's path -> [R, H, D]."""
+        tree = step.host
+        self.stage(k, v, in_place=tree.chain)
+        keys, values = self.read(0, self.length + (len(q) if tree.chain else tree.deepest + 1))
+        staged = None if tree.chain else self.staged(len(q))
+        mixed = attend_nodes(self.enter(q), keys, values, staged, self.length, tree.order, tree.depth, scale)
+        return self.leave(mixed)
+
+    def prefill(self, q: Tensor, k: Tensor, v: Tensor, step: PrefillStep, scale: float) -> Tensor:
+        """A prefill pass: commits k, v [T, G, D] and attends q float32 [T, H, D] over what is before -> [T, H, D]."""
+        self.append(k, v, step.count)
+        keys, values = self.read(0, step.start + len(q))
+        return self.leave(attend_granules(self.enter(q), keys, values, step.start, scale))
 
     def append(self, keys: Tensor, values: Tensor, count: int) -> None:
         """Prefill: encode rows [T, G, D] after the committed ones and commit the first `count` of them."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from draftwood.cache.allocation import zeros
-from draftwood.cache.base import LayerState
+from draftwood.cache.base import Keep, LayerState
 from draftwood.cache.buffers import token_buffer
 
 
@@ -25,23 +27,57 @@ class Sequence:
         self.tokens = zeros(token_buffer(capacity), device)
         self.capacity = capacity
         self.length = 0
+        self.committed = torch.zeros(1, dtype=torch.int64, device=device)
+        self._keepers = _keepers(self.states)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether a round can be kept without the host."""
+        return self._keepers is not None
 
     def extend(self, tokens: Tensor) -> None:
         """Note tokens that a prefill pass has put into every state; int64 [n]."""
         self.tokens[self.length : self.length + len(tokens)] = tokens
-        self.length += len(tokens)
+        self._advance(len(tokens))
 
     def commit(self, path: Tensor, tokens: Tensor, count: int) -> None:
         """Keep the nodes `path[:count]`, whose token ids are `tokens[:count]`, in every state."""
-        for state in self.states:
-            state.commit(path, count)
+        if self._keepers is None:
+            for state in self.states:
+                state.commit(path, count)
+        else:
+            self.keep(path, torch.tensor(count, device=path.device), self.committed)
+            self._noted(count)
         self.extend(tokens[:count])
+
+    def keep(self, path: Tensor, count: Tensor, committed: Tensor) -> None:
+        """Keep the nodes path[:count] behind `committed` tokens (int64 [64], [] and [1]) without the host.
+
+        `kept` follows on the host, once it knows the count.
+        """
+        if self._keepers is None:
+            raise ValueError("a state of this sequence keeps nodes on the host only")
+        for keep in self._keepers:
+            keep(path, count, committed)
+
+    def kept(self, count: int) -> None:
+        """A round that moved tokens, `committed` and all states on by `count` tokens is noted on the host."""
+        self._noted(count)
+        self.length += count
+
+    def _noted(self, count: int) -> None:
+        for state in self.states:
+            state.length += count
 
     def truncate(self, length: int) -> None:
         """Drop everything from `length` on."""
         for state in self.states:
             state.truncate(length)
-        self.length = length
+        self._advance(length - self.length)
+
+    def _advance(self, count: int) -> None:
+        self.length += count
+        self.committed.fill_(self.length)
 
     def snapshot(self) -> Any:
         """A copy that `restore` accepts."""
@@ -50,6 +86,7 @@ class Sequence:
     def restore(self, snapshot: Any) -> None:
         """Return to a snapshot of this sequence."""
         self.length, tokens, states = snapshot
+        self.committed.fill_(self.length)
         self.tokens[: self.length] = tokens
         for state, saved in zip(self.states, states, strict=True):
             state.restore(saved)
@@ -58,3 +95,11 @@ class Sequence:
     def nbytes(self) -> int:
         """Bytes of all long-lived buffers."""
         return self.tokens.nbytes + sum(state.nbytes for state in self.states)
+
+
+def _keepers(states: list[LayerState]) -> list[Keep] | None:
+    """What keeps nodes in the states of each class; None if one of them needs the host."""
+    groups = groupby(sorted(states, key=lambda state: type(state).__name__), key=type)
+    keepers = [kind.keep_together(list(group)) for kind, group in groups]  # type: ignore[attr-defined]
+    found = [keep for keep in keepers if keep is not None]
+    return found if len(found) == len(keepers) else None

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from draftwood.cache.kv import KVState
 from draftwood.cache.spec import KVSpec
+from draftwood.cache.states import kv_state
+from draftwood.kernels.activation import load_silu_gate
 from draftwood.kernels.rope import frequencies
 from draftwood.layers.attention import Attention
 from draftwood.layers.linear import Linear
@@ -20,6 +22,7 @@ def mlp(spec: ModelSpec, weights: Weights, at: str) -> MLP:
     return MLP(
         weights.projection([(f"{at}.ffn_gate", spec.ffn), (f"{at}.ffn_up", spec.ffn)], spec.hidden),
         weights.linear(f"{at}.ffn_down", spec.hidden, spec.ffn),
+        load_silu_gate(weights.device),
     )
 
 
@@ -41,7 +44,9 @@ def attention(spec: ModelSpec, weights: Weights, at: str, qk_norm: bool) -> Atte
         spec.pairing,
         spec.eps,
         spec.gated,
-        *norms,
+        norms[0],
+        norms[1],
+        weights.device,
     )
 
 
@@ -49,7 +54,7 @@ def attention_state(spec: ModelSpec, device: str) -> StateMaker:
     """Makes the KV cache of one attention layer."""
 
     def make(kv: tuple[KVSpec, KVSpec], capacity: int) -> KVState:
-        return KVState(kv, spec.kv_heads, spec.head_dim, capacity, device)
+        return kv_state(kv, spec.kv_heads, spec.head_dim, capacity, device)
 
     return make
 

@@ -13,14 +13,14 @@ from draftwood.batch import GRANULE, MAX_ROWS, ForwardInput, ForwardOutput
 from draftwood.cache.base import LayerState
 from draftwood.cache.sequence import Sequence
 from draftwood.cache.spec import KVSpec
-from draftwood.kernels.norm import rms_norm
+from draftwood.cache.step import DecodeStep, PrefillStep
+from draftwood.kernels.norm import load_add_rms_norm, load_rms_norm
 from draftwood.kernels.rope import rotation
 from draftwood.layers.attention import Attention
 from draftwood.layers.delta_net import DeltaNet
 from draftwood.layers.embedding import Embedding
 from draftwood.layers.linear import Linear
 from draftwood.layers.mlp import MLP
-from draftwood.layers.step import DecodeStep, PrefillStep
 from draftwood.layers.weights import StoredMatrix
 from draftwood.models.spec import ModelSpec
 
@@ -62,6 +62,7 @@ class Model:
         self.output_norm, self.head, self.stored_head = output_norm, head, stored_head
         self.rates = rates
         self.device = str(output_norm.device.type)
+        self._norm, self._add_norm = load_rms_norm(self.device), load_add_rms_norm(self.device)
 
     def new_sequence(self, kv: tuple[KVSpec, KVSpec], capacity: int) -> Sequence:
         """Empty states for up to `capacity` committed tokens (a multiple of GRANULE is allocated)."""
@@ -80,30 +81,45 @@ class Model:
         missing = -count % GRANULE
         positions = torch.arange(sequence.length, sequence.length + count + missing, device=self.device)
         step = PrefillStep(sequence.length, count, rotation(positions, self.rates))
-        x = self.embedding(functional.pad(inputs.tokens, (0, missing)))
-        taps = {}
-        for index, (block, state) in enumerate(zip(self.blocks, sequence.states, strict=True)):
-            x = x + block.mixer.prefill(rms_norm(x, block.mixer_norm, self.spec.eps), state, step)  # type: ignore[arg-type]
-            x = x + block.mlp(rms_norm(x, block.mlp_norm, self.spec.eps), prefill=True)
-            if index in inputs.wanted:
-                taps[index] = x
+
+        def mix(block: Block, x: Tensor, state: LayerState) -> Tensor:
+            return block.mixer.prefill(x, state, step)  # type: ignore[arg-type]
+
+        output = self._run(functional.pad(inputs.tokens, (0, missing)), sequence, inputs.wanted, mix, count)
         sequence.extend(inputs.tokens)
-        return self._output(x[:count], {index: tap[:count] for index, tap in taps.items()}, inputs)
+        return output
 
     @torch.inference_mode()
     def decode(self, inputs: ForwardInput, sequence: Sequence) -> ForwardOutput:
         """Run R nodes (1..64) after the committed tokens and stage them; `sequence.commit` keeps some."""
         if not 1 <= len(inputs.tokens) <= MAX_ROWS:
             raise ValueError(f"a decode pass has 1 to {MAX_ROWS} rows, not {len(inputs.tokens)}")
-        step = DecodeStep.of(inputs, sequence.length, rotation(inputs.positions, self.rates))
-        x = self.embedding(inputs.tokens)
-        taps = {}
-        for index, (block, state) in enumerate(zip(self.blocks, sequence.states, strict=True)):
-            x = x + block.mixer.decode(rms_norm(x, block.mixer_norm, self.spec.eps), state, step)  # type: ignore[arg-type]
-            x = x + block.mlp(rms_norm(x, block.mlp_norm, self.spec.eps), prefill=False)
-            if index in inputs.wanted:
-                taps[index] = x
-        return self._output(x, taps, inputs)
+        step = DecodeStep(inputs, sequence.committed, rotation(inputs.positions, self.rates))
+
+        def mix(block: Block, x: Tensor, state: LayerState) -> Tensor:
+            return block.mixer.decode(x, state, step)  # type: ignore[arg-type]
+
+        return self._run(inputs.tokens, sequence, inputs.wanted, mix)
+
+    def _run(
+        self,
+        tokens: Tensor,
+        sequence: Sequence,
+        wanted: tuple[int, ...],
+        mix: Callable[[Block, Tensor, LayerState], Tensor],
+        count: int | None = None,
+    ) -> ForwardOutput:
+        """All blocks over int64 [N]; the first `count` rows are given back, all if None. None: a decode pass."""
+        x, eps = self.embedding(tokens), self.spec.eps
+        features = x.new_empty(len(x) if count is None else count, len(wanted), x.shape[1]) if wanted else None
+        following = [block.mixer_norm for block in self.blocks[1:]] + [self.output_norm]
+        normed = self._norm(x, self.blocks[0].mixer_norm, eps)
+        for index, (block, state, norm) in enumerate(zip(self.blocks, sequence.states, following, strict=True)):
+            normed = self._add_norm(x, mix(block, normed, state), block.mlp_norm, eps)
+            normed = self._add_norm(x, block.mlp(normed, prefill=count is not None), norm, eps)
+            if features is not None and index in wanted:
+                features[:, wanted.index(index)] = x[:count]
+        return ForwardOutput(normed[:count], None if features is None else features.flatten(1))
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -113,7 +129,3 @@ class Model:
             if len(hidden) > MAX_ROWS
             else self.head(hidden)
         )
-
-    def _output(self, x: Tensor, taps: dict[int, Tensor], inputs: ForwardInput) -> ForwardOutput:
-        features = torch.cat([taps[index] for index in inputs.wanted], -1) if inputs.wanted else None
-        return ForwardOutput(rms_norm(x, self.output_norm, self.spec.eps), features)

@@ -17,6 +17,7 @@ from draftwood.cache.kv import KVState
 from draftwood.cache.spec import KVSpec
 from draftwood.cache.window import windowed_state
 from draftwood.errors import DraftMismatchError
+from draftwood.kernels.activation import load_silu_gate
 from draftwood.kernels.attention.block import block_mask, grouped_mask
 from draftwood.kernels.norm import rms_norm
 from draftwood.kernels.rope import frequencies, rotation
@@ -175,6 +176,11 @@ class DraftModel:
         return self.fuse.nbytes + self.context.nbytes + layers + self._own_bytes
 
 
+def _gate(gate: Tensor, up: Tensor) -> Tensor:
+    """The library's SiLU, whose bits may depend on where a value lies."""
+    return functional.silu(gate) * up
+
+
 def build(spec: DraftSpec, weights: Weights, target: Model) -> DraftModel:
     """The draft on the weights' device, `weights` reading a `DraftTensors`.
 
@@ -207,7 +213,7 @@ def build(spec: DraftSpec, weights: Weights, target: Model) -> DraftModel:
         mlp = MLP(
             weights.projection([(f"{at}.ffn_gate", spec.ffn), (f"{at}.ffn_up", spec.ffn)], hidden),
             weights.linear(f"{at}.ffn_down", hidden, spec.ffn),
-            functional.silu,
+            _gate if weights.device == "cpu" else load_silu_gate(weights.device),
         )
         norms = (weights.dense(f"{at}.{name}.weight", (hidden,)) for name in ("attn_norm", "ffn_norm"))
         return DraftLayer(next(norms), attention, next(norms), mlp)

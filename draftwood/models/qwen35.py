@@ -88,8 +88,10 @@ def _delta_net(spec: ModelSpec, weights: Weights, at: str) -> tuple[DeltaNet, St
     """The gated delta net of block `at`, and what makes its state."""
     import torch
 
-    from draftwood.cache.recurrent import RecurrentState
+    from draftwood.cache.base import LayerState
+    from draftwood.cache.recurrent import DeltaWeights
     from draftwood.cache.spec import KVSpec
+    from draftwood.cache.states import recurrent_state
     from draftwood.kernels.delta_rule import DeltaShape
     from draftwood.layers.delta_net import DeltaNet
 
@@ -111,14 +113,16 @@ def _delta_net(spec: ModelSpec, weights: Weights, at: str) -> tuple[DeltaNet, St
         ),
         weights.linear(f"{at}.ssm_out", spec.hidden, width),
         shape,
+        weights.dense(f"{at}.ssm_norm.weight", (delta.state_dim,)),
+    )
+    recurrence = DeltaWeights(
         conv,
         weights.dense(f"{at}.ssm_a", (heads,)),
         weights.dense(f"{at}.ssm_dt.bias", (heads,)),
-        weights.dense(f"{at}.ssm_norm.weight", (delta.state_dim,)),
         torch.float32 if weights.dtype == "float32" else torch.bfloat16,
     )
 
-    def make(kv: tuple[KVSpec, KVSpec], capacity: int) -> RecurrentState:
-        return RecurrentState(shape, conv, weights.device)
+    def make(kv: tuple[KVSpec, KVSpec], capacity: int) -> LayerState:
+        return recurrent_state(shape, recurrence, weights.device)
 
     return mixer, make

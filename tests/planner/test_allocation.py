@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from draftwood.batch import GRANULE
+from draftwood.batch import GRANULE, ForwardInput
 from draftwood.buffers import total
 from draftwood.cache.kv import KVState
-from draftwood.cache.recurrent import RecurrentState
+from draftwood.cache.recurrent import DeltaWeights, RecurrentState
 from draftwood.cache.registry import KV_TYPES, kv_pair
 from draftwood.cache.sequence import Sequence
+from draftwood.cache.step import DecodeStep
 from draftwood.cache.window import windowed_state
 from draftwood.engine.sources import open_draft, open_target
 from draftwood.formats.ggml import BLOCK_TYPES
@@ -162,9 +163,12 @@ def packed(kind: str, rows: int, columns: int) -> list[Tensor]:
 def staged(delta: DeltaSpec, rows: int) -> RecurrentState:
     """A state with a pass of `rows` nodes on its tape."""
     shape = DeltaShape(delta.key_heads, delta.value_heads, delta.state_dim, delta.state_dim, 1e-6)
-    state = RecurrentState(shape, torch.zeros(4, delta.channels), "cpu")
-    raw, gates = torch.zeros(rows, delta.channels, dtype=torch.bfloat16), torch.zeros(rows, delta.value_heads)
-    state.stage(raw, gates, gates.clone(), list(range(-1, rows - 1)), list(range(rows)))
+    gate = torch.zeros(delta.value_heads)
+    weights = DeltaWeights(torch.zeros(4, delta.channels), gate, gate, torch.bfloat16)
+    state = RecurrentState(shape, weights, "cpu")
+    raw, gates = torch.zeros(rows, delta.channels), torch.zeros(rows, delta.value_heads)
+    at = torch.arange(rows)
+    state.stage(raw, gates, gates.clone(), DecodeStep(ForwardInput(at, at, at - 1), at[:1], raw))
     return state
 
 

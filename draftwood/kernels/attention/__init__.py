@@ -7,7 +7,7 @@ for the nodes of a decode pass that a GPU runs over the rows as their KV type ke
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -15,7 +15,21 @@ from draftwood.kernels._select import ModuleForm, select, without_triton
 from draftwood.kernels.attention.reference import attend_granules, attend_nodes, attend_row
 from draftwood.kernels.codec import KeptRows
 
-__all__ = ["AttendTree", "attend_granules", "attend_nodes", "attend_row", "load_attend_tree"]
+__all__ = [
+    "DEVICE_WIDTHS",
+    "AttendBlock",
+    "AttendGranules",
+    "AttendTree",
+    "attend_granules",
+    "attend_nodes",
+    "attend_row",
+    "load_attend_block",
+    "load_attend_granules",
+    "load_attend_tree",
+]
+
+DEVICE_WIDTHS = (64, 128, 256)
+"""Head widths that the kernels of a GPU take."""
 
 
 class AttendTree(Protocol):
@@ -44,8 +58,53 @@ class AttendTree(Protocol):
         """
 
 
+class AttendGranules(Protocol):
+    """Causal attention of a prefill pass over the kept rows, its own included."""
+
+    def __call__(self, query: Tensor, keys: KeptRows, values: KeptRows, start: int, scale: float) -> Tensor:
+        """query float32 [T, H, D] in the space of the kept keys, at positions start .. start+T-1, whole granules ->
+        float32 [T, H, D] in the space of the kept values. A row's bits depend on its position, not on the pass."""
+
+
+class AttendBlock(Protocol):
+    """All rows of a draft's block over its context and over themselves, as `block.block_mask` says."""
+
+    def __call__(
+        self,
+        query: Tensor,
+        keys: KeptRows,
+        values: KeptRows,
+        committed: Tensor,
+        first: Tensor,
+        window: int | None,
+        causal: bool,
+        scale: float,
+    ) -> Tensor:
+        """query float32 [B, H, D] in the space of the kept keys, row j at position C + j -> float32 [B, H * D].
+
+        committed: C, and first: the position of row 0 of the planes, int64 [1], both read on the device. The block's
+        own rows lie behind the context.
+        """
+
+
 def load_attend_tree(device: str) -> AttendTree:
     """Attention of a decode pass for a GPU ("cuda"); a DeviceError says why a device has none."""
-    form = select("attend_tree", (ModuleForm("triton", without_triton),), device)
-    function: AttendTree = import_module(f"{__name__}.{form.name}").attend_tree
+    function: AttendTree = _load("triton", "attend_tree", device)
     return function
+
+
+def load_attend_granules(device: str) -> AttendGranules:
+    """Attention of a prefill pass for a GPU ("cuda"); a DeviceError says why a device has none."""
+    function: AttendGranules = _load("prefill_triton", "attend_granules", device)
+    return function
+
+
+def load_attend_block(device: str) -> AttendBlock:
+    """Attention of a draft's block for a GPU ("cuda"); a DeviceError says why a device has none."""
+    function: AttendBlock = _load("block_triton", "attend_block", device)
+    return function
+
+
+def _load(module: str, name: str, device: str) -> Any:
+    form = select(name, (ModuleForm(module, without_triton),), device)
+    return getattr(import_module(f"{__name__}.{form.name}"), name)

@@ -13,11 +13,26 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from draftwood.kernels._select import ModuleForm, select, without_triton
+from draftwood.kernels._select import ModuleForm, load_form, select, without_triton
 from draftwood.kernels.delta_rule.layer import DeltaLayer
 from draftwood.kernels.delta_rule.reference import DeltaShape, advance, granules, nodes
 
-__all__ = ["DeltaLayer", "DeltaShape", "DeviceForm", "advance", "granules", "load_device_form", "nodes"]
+__all__ = [
+    "DEVICE_WIDTHS",
+    "DeltaLayer",
+    "DeltaShape",
+    "DeviceForm",
+    "GatedNorm",
+    "advance",
+    "granules",
+    "load_device_form",
+    "load_gated_norm",
+    "nodes",
+]
+
+
+DEVICE_WIDTHS = (16, 32, 64, 128, 256)
+"""Widths K and V that the form of a GPU takes."""
 
 
 class DeviceForm(Protocol):
@@ -67,6 +82,19 @@ class DeviceForm(Protocol):
         do not depend on how the granules are spread over passes. Relative error under 1e-4, or 1e-3 where keys hardly
         differ.
         """
+
+
+class GatedNorm(Protocol):
+    """rms_norm(x) * weight * silu(z) of a layer's heads."""
+
+    def __call__(self, x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x float32 [N, Hv, V], z [N, Hv V], weight float32 [V] -> [N, Hv V]; a row's bits depend on the row alone."""
+
+
+def load_gated_norm(device: str) -> GatedNorm:
+    """The norm for a device ("cpu", "cuda")."""
+    function: GatedNorm = load_form(__name__, "gated_norm", device)
+    return function
 
 
 _FORMS = (ModuleForm("triton", without_triton),)

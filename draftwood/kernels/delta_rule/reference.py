@@ -15,7 +15,7 @@ from torch import Tensor
 
 from draftwood.batch import GRANULE
 from draftwood.kernels.activation import silu
-from draftwood.kernels.norm import l2_norm
+from draftwood.kernels.norm import l2_norm, rms_norm
 
 TAPS = 4
 
@@ -120,6 +120,11 @@ def advance(
     for row in range(len(raw)):
         state = update(state, k[row], v[row], decay[row], beta[row])
     return state, torch.cat((window, raw), 0)[-(TAPS - 1) :]
+
+
+def gated_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See `draftwood.kernels.delta_rule.GatedNorm`."""
+    return rms_norm(x, weight, eps).flatten(1) * silu(z)
 
 
 def granule(state: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,32 @@
+"""The state of a layer in the form that its device and KV types allow: in place and by kernels, else the reference."""
+
+from __future__ import annotations
+
+from draftwood.cache.base import LayerState
+from draftwood.cache.codecs import has_codec
+from draftwood.cache.kv import KVState
+from draftwood.cache.recurrent import DeltaWeights, RecurrentState
+from draftwood.cache.spec import KVSpec
+from draftwood.kernels._select import without_triton
+from draftwood.kernels.attention import DEVICE_WIDTHS as HEAD_WIDTHS
+from draftwood.kernels.delta_rule import DEVICE_WIDTHS, DeltaShape
+
+
+def kv_state(kv: tuple[KVSpec, KVSpec], heads: int, head_dim: int, capacity: int, device: str) -> KVState:
+    """An attention layer's cache."""
+    kind = KVState
+    if without_triton(device) is None and head_dim in HEAD_WIDTHS and all(has_codec(spec) for spec in kv):
+        from draftwood.cache.device_kv import DeviceKVState
+
+        kind = DeviceKVState
+    return kind(kv, heads, head_dim, capacity, device)
+
+
+def recurrent_state(shape: DeltaShape, weights: DeltaWeights, device: str) -> LayerState:
+    """A gated delta net layer's state."""
+    widths = {shape.key_dim, shape.value_dim}
+    if without_triton(device) is None and widths <= set(DEVICE_WIDTHS):
+        from draftwood.cache.device_recurrent import DeviceRecurrentState
+
+        return DeviceRecurrentState(shape, weights, device)
+    return RecurrentState(shape, weights, device)
