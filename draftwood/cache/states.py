@@ -12,21 +12,28 @@ from draftwood.kernels.attention import DEVICE_WIDTHS as HEAD_WIDTHS
 from draftwood.kernels.delta_rule import DEVICE_WIDTHS, DeltaShape
 
 
-def kv_state(kv: tuple[KVSpec, KVSpec], heads: int, head_dim: int, capacity: int, device: str) -> KVState:
+def kv_state(
+    kv: tuple[KVSpec, KVSpec], heads: int, head_dim: int, capacity: int, device: str, dtype: str = "auto"
+) -> KVState:
     """An attention layer's cache."""
     kind = KVState
-    if without_triton(device) is None and head_dim in HEAD_WIDTHS and all(has_codec(spec) for spec in kv):
+    if _kernels_serve(device, dtype) and head_dim in HEAD_WIDTHS and all(has_codec(spec) for spec in kv):
         from draftwood.cache.device_kv import DeviceKVState
 
         kind = DeviceKVState
     return kind(kv, heads, head_dim, capacity, device)
 
 
-def recurrent_state(shape: DeltaShape, weights: DeltaWeights, device: str) -> LayerState:
+def recurrent_state(shape: DeltaShape, weights: DeltaWeights, device: str, dtype: str = "auto") -> LayerState:
     """A gated delta net layer's state."""
     widths = {shape.key_dim, shape.value_dim}
-    if without_triton(device) is None and widths <= set(DEVICE_WIDTHS):
+    if _kernels_serve(device, dtype) and widths <= set(DEVICE_WIDTHS):
         from draftwood.cache.device_recurrent import DeviceRecurrentState
 
         return DeviceRecurrentState(shape, weights, device)
     return RecurrentState(shape, weights, device)
+
+
+def _kernels_serve(device: str, dtype: str) -> bool:
+    """Whether a device has kernels, and a user's dtype allows their operands, which are halves in places."""
+    return without_triton(device) is None and dtype != "float32"

@@ -50,11 +50,11 @@ def attention(spec: ModelSpec, weights: Weights, at: str, qk_norm: bool) -> Atte
     )
 
 
-def attention_state(spec: ModelSpec, device: str) -> StateMaker:
+def attention_state(spec: ModelSpec, weights: Weights) -> StateMaker:
     """Makes the KV cache of one attention layer."""
 
     def make(kv: tuple[KVSpec, KVSpec], capacity: int) -> KVState:
-        return kv_state(kv, spec.kv_heads, spec.head_dim, capacity, device)
+        return kv_state(kv, spec.kv_heads, spec.head_dim, capacity, weights.device, weights.dtype)
 
     return make
 
@@ -86,7 +86,7 @@ def transformer(spec: ModelSpec, weights: Weights, qk_norm: bool) -> Model:
             attention(spec, weights, at, qk_norm),
             weights.dense(f"{at}.ffn_norm.weight", (spec.hidden,)),
             mlp(spec, weights, at),
-            attention_state(spec, weights.device),
+            attention_state(spec, weights),
         )
 
     return assemble(spec, weights, block)

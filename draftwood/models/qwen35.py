@@ -70,7 +70,7 @@ def build(spec: ModelSpec, weights: Weights) -> Model:
         at = f"blk.{i}"
         mixer: Attention | DeltaNet
         if spec.attention[i]:
-            mixer, state = attention(spec, weights, at, qk_norm=True), attention_state(spec, weights.device)
+            mixer, state = attention(spec, weights, at, qk_norm=True), attention_state(spec, weights)
         else:
             mixer, state = _delta_net(spec, weights, at)
         return Block(
@@ -123,6 +123,6 @@ def _delta_net(spec: ModelSpec, weights: Weights, at: str) -> tuple[DeltaNet, St
     )
 
     def make(kv: tuple[KVSpec, KVSpec], capacity: int) -> LayerState:
-        return recurrent_state(shape, recurrence, weights.device)
+        return recurrent_state(shape, recurrence, weights.device, weights.dtype)
 
     return mixer, make

@@ -16,8 +16,8 @@ from tests.kernels.compiling import compile_cases, compile_kernel
 from tests.kernels.interpreting import run_interpreted
 from tests.kernels.rows import poisoned
 
-LARGEST_ERROR = 2e-3
-"""Relative L2 of a row against float32 on the decoded rows: operands are halves."""
+LARGEST_ERROR, MEAN_ERROR = 5e-3, 1e-3
+"""Relative L2 of a row against float32 on the decoded rows: operands are halves, so a score of 20 is off by 0.01."""
 
 
 def kept(kind: KVSpec, groups: int, width: int, rows: int, filled: int, seed: int, device: str) -> tuple[Any, Any]:
@@ -52,7 +52,7 @@ def check(
         with segments, poisoned():
             out = prefill.attend_granules(query[start:], keys, values, start, scale, **options)
         error = (out.float() - exact[start:]).norm(dim=-1) / exact[start:].norm(dim=-1)
-        assert error.max() <= LARGEST_ERROR, f"{types} from {start}: {error.max():.1e}"
+        assert error.max() <= LARGEST_ERROR and error.mean() <= MEAN_ERROR, f"{types} from {start}: {error.max():.1e}"
         whole = out if whole is None else whole
         assert torch.equal(out, whole[start - starts[0] :]), f"{types} from {start}"
     # A shorter pass knows nothing of the rows after it.

@@ -10,8 +10,11 @@ kernels, agree bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
 import triton
@@ -54,9 +57,7 @@ class Tiling:
     pass_warps: int
 
 
-HOPPER = Tiling(commit=16, keys=64, granule_warps=4, pass_warps=4)
 NVIDIA = Tiling(commit=16, keys=32, granule_warps=8, pass_warps=8)
-"""Without wgmma, which reads operands from shared memory, they are in registers."""
 
 AMD = Tiling(commit=8, keys=32, granule_warps=16, pass_warps=8)
 """An operand of WMMA takes twice its size in registers."""
@@ -586,9 +587,18 @@ def _sizes(shape: DeltaShape) -> dict[str, int]:
 
 def tiling_of(device: torch.device) -> Tiling:
     """The device's tiling."""
-    if device.type == "cuda" and torch.version.hip:
-        return AMD
-    return NVIDIA if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 9 else HOPPER
+    return AMD if device.type == "cuda" and torch.version.hip else NVIDIA
+
+
+@contextmanager
+def without_wgmma() -> Iterator[None]:
+    """Kernels that are compiled meanwhile multiply by mma.sync on a Hopper too.
+
+    Triton 3.6 takes wgmma for these shapes, with left operands in registers, and on an H200 u, w and the state came out
+    wrong with four warps. It asks the environment alone, when it compiles.
+    """
+    with mock.patch.dict(os.environ, {"DISABLE_MMA_V3": "1"}):
+        yield
 
 
 def pass_warps(tiling: Tiling, values: int) -> int:
@@ -689,14 +699,15 @@ def prefill(raw: Tensor, a: Tensor, b: Tensor, layer: DeltaLayer, shape: DeltaSh
     )  # fmt: skip
     granules, tiling = tokens // GRANULE, tiling_of(device)
     keys, values = min(tiling.keys, shape.key_dim), min(PASS_COLUMNS, shape.value_dim)
-    _granule[(heads, granules)](
-        q, k, v, a, b, layer.rate, layer.bias, u, w, scores, total, count, A_STRIDE=row_stride(a),
-        B_STRIDE=row_stride(b), **sizes, C=GRANULE, KEYS=keys, VALUES=values, EMULATED=emulated,
-        num_warps=tiling.granule_warps, num_stages=1,
-    )  # fmt: skip
-    _pass[(shape.value_dim // values, heads)](
-        raw, q, k, u, w, scores, total, layer.state, layer.window, out, granules, count, RAW_STRIDE=row_stride(raw),
-        **sizes, C=GRANULE, COLUMNS=values, KEYS=keys, TAPE=tape, EMULATED=emulated,
-        num_warps=pass_warps(tiling, values), num_stages=1,
-    )  # fmt: skip
+    with without_wgmma():
+        _granule[(heads, granules)](
+            q, k, v, a, b, layer.rate, layer.bias, u, w, scores, total, count, A_STRIDE=row_stride(a),
+            B_STRIDE=row_stride(b), **sizes, C=GRANULE, KEYS=keys, VALUES=values, EMULATED=emulated,
+            num_warps=tiling.granule_warps, num_stages=1,
+        )  # fmt: skip
+        _pass[(shape.value_dim // values, heads)](
+            raw, q, k, u, w, scores, total, layer.state, layer.window, out, granules, count, RAW_STRIDE=row_stride(raw),
+            **sizes, C=GRANULE, COLUMNS=values, KEYS=keys, TAPE=tape, EMULATED=emulated,
+            num_warps=pass_warps(tiling, values), num_stages=1,
+        )  # fmt: skip
     return out
