@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from draftwood.decode.params import SamplingParams
-from draftwood.kernels.gumbel import LOWEST_TEMPERATURE, log_exponential_noise, token_keys
+from draftwood.kernels.gumbel import LOWEST_TEMPERATURE, load_gumbel_argmax, log_exponential_noise, token_keys
 
 # Rows drawn at a time on an accelerator; bounds the scratch.
 ROWS_AT_A_TIME = 64
@@ -79,6 +79,37 @@ def top_p_set(values: Tensor, p: float) -> Tensor:
 def min_p_set(values: Tensor, p: float) -> Tensor:
     """Tokens at least `p` (in (0, 1]) times as likely as the likeliest, for float32 [R, V]: bool [R, V]."""
     return values >= values.amax(1, keepdim=True) + math.log(p)
+
+
+class KeyedDraw:
+    """The draws of requests that ask for nothing but a temperature and a seed, which lie on the device.
+
+    One serves request after request, so that rounds captured in a graph may read from it.
+    """
+
+    penalised = False
+
+    def __init__(self, device: str) -> None:
+        self._seed = torch.zeros(1, dtype=torch.int64, device=device)
+        self._temperature = torch.zeros(1, dtype=torch.float32, device=device)
+        self._draw = load_gumbel_argmax(device)
+
+    @staticmethod
+    def serves(params: SamplingParams) -> bool:
+        """Whether nothing else is asked for."""
+        return not params.penalised and not params.top_k and params.top_p == 1 and params.min_p == 0
+
+    def begin(self, params: SamplingParams) -> None:
+        """Draw for this request from now on."""
+        self._seed.fill_(params.seed - (1 << 64) if params.seed >> 63 else params.seed)
+        self._temperature.fill_(params.temperature)
+
+    def draw(self, logits: Tensor, positions: Tensor, path_tokens: Tensor) -> Tensor:
+        """See Sampler."""
+        return self._draw(logits, positions, self._seed, self._temperature)
+
+    def commit(self, tokens: Tensor) -> None:
+        """Nothing is counted."""
 
 
 class Sampler:

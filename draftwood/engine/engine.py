@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.params import SamplingParams
 from draftwood.decode.policy import Arm, AutoPolicy, arms_for
 from draftwood.decode.round import Decoder, RoundOutcome
-from draftwood.decode.sampling import Sampler
+from draftwood.decode.sampling import KeyedDraw, Sampler
 from draftwood.decode.stats import Statistics, StatisticsRecorder
 from draftwood.decode.tree import TreeShape
 from draftwood.engine import costs
@@ -30,6 +30,7 @@ from draftwood.engine.config import AUTO_CONTEXT, METHODS, EngineConfig, Shaping
 from draftwood.engine.loader import LoadedTarget, load_drafter, load_target, pick_device, pick_draft_kv, pick_kv
 from draftwood.engine.planning import settle
 from draftwood.engine.request import GenerationEvent, GenerationResult
+from draftwood.engine.runner import Runner
 from draftwood.errors import UsageError
 from draftwood.models import known
 from draftwood.prefill.dense import read_prompt
@@ -52,6 +53,8 @@ class Engine:
         self.kv = pick_kv(config.kv, device)
         self.last_statistics: Statistics | None = None
         self._plain = NoDrafter()
+        self._runners: dict[str, Runner] = {}
+        self._device_sequence: SequenceState | None = None
         self._busy = False  # one drafter and its cache serve one stream at a time
 
     @classmethod
@@ -185,7 +188,8 @@ class Engine:
     ) -> Generator[GenerationEvent, None, None]:
         model, drafter = self.target.model, plan.drafter
         prompt = self._tensor(ids)
-        sequence = self._new_sequence(len(ids) + limit)
+        runner = self._runner(drafter, params)
+        sequence = self._new_sequence(len(ids) + limit) if runner is None else runner.sequence
         recorder = StatisticsRecorder(plan.method, plan.budget, len(ids), drafter.block_size)
         stops = set(params.stop_token_ids)
         if not params.ignore_eos and self.tokenizer is not None:
@@ -225,13 +229,21 @@ class Engine:
         self._busy = True
         try:
             start = time.perf_counter()
+            if runner is not None:
+                sequence.truncate(0)
             drafter.start(prompt)
             hidden = read_prompt(model, sequence, prompt, drafter.wants, drafter.observe, progress=progress)
-            sampler = Sampler(params, model.spec.vocab, self.device, prompt)
-            pending = sampler.draw(model.logits(hidden), prompt.new_tensor([len(ids)]), prompt.new_empty(1, 0)).squeeze(
-                0
-            )
-            decoder = Decoder(model, sequence, drafter, sampler, pending)
+            draws: KeyedDraw | Sampler = Sampler(params, model.spec.vocab, self.device, prompt)
+            if runner is not None:
+                draws = runner.rounds.draws
+                runner.rounds.draws.begin(params)
+            pending = draws.draw(model.logits(hidden), prompt.new_tensor([len(ids)]), prompt.new_empty(1, 0)).squeeze(0)
+            decoder: Runner | Decoder
+            if runner is not None:
+                runner.pending.copy_(pending)
+                decoder = runner
+            else:
+                decoder = Decoder(model, sequence, drafter, cast(Sampler, draws), pending)
             first = int(pending)
             prefill_seconds = time.perf_counter() - start
             yield event([first])
@@ -246,6 +258,19 @@ class Engine:
         finally:
             self._busy = False
             self.last_statistics = figures()
+
+    def _runner(self, drafter: Drafter, params: SamplingParams) -> Runner | None:
+        """Captured rounds with this drafter, where the device, the drafter and what the request asks for allow them."""
+        if self.device == "cpu" or not drafter.on_device or not KeyedDraw.serves(params):
+            return None
+        if self._device_sequence is None:
+            self._device_sequence = self._new_sequence(self.config.max_context)
+        if not self._device_sequence.on_device:
+            return None
+        if drafter.name not in self._runners:
+            draws = KeyedDraw(self.device)
+            self._runners[drafter.name] = Runner(self.target.model, self._device_sequence, drafter, draws)
+        return self._runners[drafter.name]
 
     def _plan(self, method: str, shaping: Shaping) -> Plan:
         """Fixed: one shape for every round. Auto: the policy chooses before each round and learns after it."""

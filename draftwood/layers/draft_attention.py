@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from draftwood.cache.device_draft import DeviceDraftState
 from draftwood.cache.kv import KVState
 from draftwood.kernels.attention.block import attend_block, first_visible
-from draftwood.kernels.rope import rotate
+from draftwood.kernels.rope import load_rotate_heads, rotate
 from draftwood.layers.linear import Linear, Projection
 
 
@@ -61,6 +62,15 @@ class DraftAttention:
         self.heads, self.kv_heads = heads, kv_heads
         self.scale = self.head_dim**-0.5
         self._norms = torch.cat((q_norm.expand(heads, -1), k_norm.expand(kv_heads, -1)))
+        self._q_norm, self._k_norm = q_norm, k_norm
+        self._rotate = load_rotate_heads(str(k_norm.device.type))
+
+    def on_device(self, x: Tensor, turn: Tensor, committed: Tensor, state: DeviceDraftState) -> Tensor:
+        """The block as `__call__` has it, on a GPU: committed, int64 [1], tells how many rows are before it."""
+        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x))
+        q, k = self._rotate(query, key, turn, "halves", self._q_norm, self._k_norm, self.eps)
+        state.store(k, value, committed, None)
+        return self.out(state.attend(q, committed, self.causal, self.scale))
 
     def __call__(self, x: Tensor, turn: Tensor, mask: Tensor | None, state: KVState) -> Tensor:
         """The block: x float32 [B, E] at the positions after the cached rows, mask of `grouped_mask` -> [B, E].

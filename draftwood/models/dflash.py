@@ -13,13 +13,17 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from draftwood.batch import GRANULE, MAX_ROWS
+from draftwood.cache.codecs import has_codec
+from draftwood.cache.device_draft import DeviceDraftContext, DeviceDraftState
 from draftwood.cache.kv import KVState
 from draftwood.cache.spec import KVSpec
 from draftwood.cache.window import windowed_state
 from draftwood.errors import DraftMismatchError
+from draftwood.kernels._select import without_triton
 from draftwood.kernels.activation import load_silu_gate
+from draftwood.kernels.attention import DEVICE_WIDTHS
 from draftwood.kernels.attention.block import block_mask, grouped_mask
-from draftwood.kernels.norm import rms_norm
+from draftwood.kernels.norm import load_add_rms_norm, load_rms_norm, rms_norm
 from draftwood.kernels.rope import frequencies, rotation
 from draftwood.layers.draft_attention import ContextProjection, DraftAttention
 from draftwood.layers.linear import Linear
@@ -106,6 +110,7 @@ class DraftModel:
         self.rates = frequencies(spec.head_dim, spec.rope_base).to(self.device)
         self._mask = embed(torch.tensor([spec.mask_token], device=self.device)) * spec.embedding_scale
         self._own_bytes = own_bytes
+        self._norm, self._add_norm = load_rms_norm(self.device), load_add_rms_norm(self.device)
 
     def new_context(self, kv: tuple[KVSpec, KVSpec], capacity: int) -> DraftContext:
         """Empty caches for up to `capacity` committed tokens."""
@@ -155,6 +160,39 @@ class DraftModel:
             x = x + layer.attention(rms_norm(x, layer.attention_norm, eps), turn, mask, state)
             x = x + layer.mlp(rms_norm(x, layer.mlp_norm, eps), prefill=False)
         return rms_norm(x, self.output_norm, eps)
+
+    def device_context(self, kv: tuple[KVSpec, KVSpec], context: DraftContext) -> DeviceDraftContext | None:
+        """The same rows for rounds that read nothing on the host; None where kernels do not serve them."""
+        if without_triton(self.device) or self.spec.head_dim not in DEVICE_WIDTHS or not all(map(has_codec, kv)):
+            return None
+        windows = zip(context.states, self.spec.windows, strict=True)
+        return DeviceDraftContext(
+            [DeviceDraftState(kv, rows, window, self.device) for rows, window in windows], self.device
+        )
+
+    @torch.inference_mode()
+    def project_kept(self, features: Tensor, count: Tensor, context: DeviceDraftContext) -> None:
+        """`project` of the first `count` (int64 []) rows of float32 [n, taps * E], without the host."""
+        positions = context.committed + torch.arange(len(features), device=self.device)
+        layers = self.context(self.context_rows(features), rotation(positions, self.rates), False)
+        for keys, values, state in zip(*layers, context.states, strict=True):
+            state.store(keys, values, context.committed, count)
+        context.committed += count
+
+    @torch.inference_mode()
+    def block_on_device(self, pending: Tensor, rows: int, context: DeviceDraftContext) -> Tensor:
+        """`block` without the host."""
+        eps, committed = self.spec.eps, context.committed
+        turn = rotation(committed + torch.arange(rows, device=self.device), self.rates)
+        first = self.embed(pending.reshape(1)) * self.spec.embedding_scale
+        x = torch.cat((first, self._mask.expand(rows - 1, -1)))
+        following = [layer.attention_norm for layer in self.layers[1:]] + [self.output_norm]
+        normed = self._norm(x, self.layers[0].attention_norm, eps)
+        for layer, state, norm in zip(self.layers, context.states, following, strict=True):
+            mixed = layer.attention.on_device(normed, turn, committed, state)
+            normed = self._add_norm(x, mixed, layer.mlp_norm, eps)
+            normed = self._add_norm(x, layer.mlp(normed, prefill=False), norm, eps)
+        return normed
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:

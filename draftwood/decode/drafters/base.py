@@ -10,6 +10,7 @@ from torch import Tensor
 from draftwood.cache.registry import kv_pair
 from draftwood.cache.spec import KVSpec
 from draftwood.decode.tree import DraftTree, TreeShape
+from draftwood.kernels.draft_tree import Grown
 from draftwood.models.base import Model
 from draftwood.models.draft_tensors import DraftSource
 
@@ -67,6 +68,25 @@ class Drafter(ABC):
 
         pending: int64 [], decided but in no cache yet.
         """
+
+    @property
+    def on_device(self) -> bool:
+        """Whether `grow` and `keep` serve it: rounds in which the host reads nothing."""
+        return False
+
+    def grow(self, pending: Tensor, shape: TreeShape, committed: Tensor) -> Grown:
+        """`propose` without the host; committed: int64 [1], the sequence's length. May be captured in a graph."""
+        raise NotImplementedError(f"{self.name} proposes on the host")
+
+    def keep(self, features: Tensor | None, path: Tensor, count: Tensor) -> None:  # noqa: B027
+        """`observe` of the nodes path[:count] of a pass without the host: features float32 [R, ...], path int64 [n],
+        count int64 []. May be captured in a graph."""
+
+    def make_room(self, rows: int) -> None:  # noqa: B027
+        """The host's part before a round of up to `rows` rows that it will not see."""
+
+    def kept(self, count: int) -> None:  # noqa: B027
+        """The host's part after it: `count` nodes were kept."""
 
     @property
     def form(self) -> str:

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from draftwood.batch import GRANULE, MAX_ROWS
+from draftwood.cache.device_draft import DeviceDraftContext
 from draftwood.decode.drafters.base import Drafter, DrafterRequest
-from draftwood.decode.drafters.none import root_only
+from draftwood.decode.drafters.none import grown_root, root_only
 from draftwood.decode.tree import ROOT_ONLY, DraftTree, TreeShape, build_tree
 from draftwood.errors import UsageError
+from draftwood.kernels.draft_tree import Grown, load_grow
+from draftwood.kernels.top_k import load_top_k
 from draftwood.layers.weights import Weights
 from draftwood.models.dflash import DraftContext, DraftModel, build
 from draftwood.models.draft_spec import DraftSpec, fit, read_spec
@@ -24,8 +27,12 @@ class DFlashDrafter(Drafter):
 
     name = "dflash"
 
-    def __init__(self, model: DraftModel, context: DraftContext, block_size: int) -> None:
+    def __init__(
+        self, model: DraftModel, context: DraftContext, block_size: int, device: DeviceDraftContext | None = None
+    ) -> None:
         self.model, self.context, self.spec = model, context, model.spec
+        self._device = device
+        self._top_k, self._grow = load_top_k(model.device), load_grow(model.device)
         self.wants = model.spec.taps
         self.synthetic = model.spec.synthetic
         self.block_size: int = block_size
@@ -38,6 +45,8 @@ class DFlashDrafter(Drafter):
         """Forget the sequence before."""
         self.context.truncate(0)
         self._waiting = []
+        if self._device is not None:
+            self._device.settle()
 
     def observe(self, tokens: Tensor, features: Tensor | None) -> None:
         """Features of committed rows. A few wait for `propose`, which then reads the weights once for all."""
@@ -51,6 +60,8 @@ class DFlashDrafter(Drafter):
         if self._waiting:
             pieces, self._waiting = self._waiting, []
             self.model.project(pieces[0] if len(pieces) == 1 else torch.cat(pieces), self.context)
+            if self._device is not None:
+                self._device.settle()
 
     @torch.inference_mode()
     def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
@@ -58,8 +69,7 @@ class DFlashDrafter(Drafter):
         if shape == ROOT_ONLY:
             return root_only(pending)
         self._project()
-        rows = min(self.block_size, shape.deepest + 1) if self._may_shorten else self.block_size
-        hidden = self.model.block(pending, rows, self.context)[1:]
+        hidden = self.model.block(pending, self._rows(shape), self.context)[1:]
         logits = self.model.logits(hidden)
         if shape.temperature != 1.0:
             logits = logits / max(shape.temperature, COLDEST)
@@ -67,6 +77,44 @@ class DFlashDrafter(Drafter):
         best, columns = logits.topk(width)
         tokens = self.model.token_ids(columns)
         return build_tree(pending, tokens, best - logits.logsumexp(-1, keepdim=True), shape)
+
+    @property
+    def on_device(self) -> bool:
+        """Where kernels serve the cache, and a window has room for what a round stores."""
+        return self._device is not None and 2 * self.block_size <= MAX_ROWS
+
+    @torch.inference_mode()
+    def grow(self, pending: Tensor, shape: TreeShape, committed: Tensor) -> Grown:
+        """See Drafter."""
+        if shape == ROOT_ONLY:
+            return grown_root(pending, committed)
+        if self._device is None:
+            raise ValueError("this draft proposes on the host")
+        rows = self._rows(shape)
+        logits = self.model.logits(self.model.block_on_device(pending, rows, self._device)[1:])
+        width = min(shape.candidates, logits.shape[-1]) if shape.branching else 1
+        values, columns, normaliser = self._top_k(logits, width, max(shape.temperature, COLDEST))
+        return self._grow(pending, self.model.token_ids(columns), values, committed, shape.growth, normaliser)
+
+    def keep(self, features: Tensor | None, path: Tensor, count: Tensor) -> None:
+        """See Drafter."""
+        if features is None or self._device is None:
+            raise ValueError("a DFlash draft needs the features it wants")
+        self.model.project_kept(features[path.clamp_min(0)], count, self._device)
+
+    def make_room(self, rows: int) -> None:
+        """Project what still waits, and see that windows have room for the block and for what is kept."""
+        self._project()
+        if self._device is not None:
+            self._device.make_room(rows + self.block_size)
+
+    def kept(self, count: int) -> None:
+        """See Drafter."""
+        if self._device is not None:
+            self._device.kept(count)
+
+    def _rows(self, shape: TreeShape) -> int:
+        return min(self.block_size, shape.deepest + 1) if self._may_shorten else self.block_size
 
     @property
     def form(self) -> str:
@@ -144,4 +192,5 @@ def open_drafter(request: DrafterRequest) -> DFlashDrafter:
     weights = Weights(DraftTensors(source), request.target.device, request.dtype, exact=False)
     model = build(spec, weights, request.target)
     capacity = request.max_context + -request.max_context % GRANULE
-    return DFlashDrafter(model, model.new_context(request.kv, capacity), rows)
+    context = model.new_context(request.kv, capacity)
+    return DFlashDrafter(model, context, rows, model.device_context(request.kv, context))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from draftwood.decode.drafters.base import Drafter, DrafterRequest
-from draftwood.decode.tree import DraftTree, TreeShape
+from draftwood.decode.tree import ROOT_ONLY, DraftTree, TreeShape
+from draftwood.kernels.draft_tree import Grown, load_grow
 
 
 class NoDrafter(Drafter):
@@ -22,6 +23,22 @@ class NoDrafter(Drafter):
     def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
         """The pending token."""
         return root_only(pending)
+
+    @property
+    def on_device(self) -> bool:
+        """Nothing needs the host."""
+        return True
+
+    def grow(self, pending: Tensor, shape: TreeShape, committed: Tensor) -> Grown:
+        """The pending token."""
+        return grown_root(pending, committed)
+
+
+def grown_root(pending: Tensor, committed: Tensor) -> Grown:
+    """A tree of the pending token alone, without the host."""
+    grow = load_grow(str(pending.device.type))
+    nothing = pending.new_zeros(1, 1)
+    return grow(pending, nothing, nothing.float(), committed, ROOT_ONLY.growth)
 
 
 def root_only(pending: Tensor) -> DraftTree:

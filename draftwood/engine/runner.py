@@ -1,0 +1,68 @@
+"""Rounds as captured graphs: one for each shape of tree, kept from request to request.
+
+A graph holds addresses, so sequence, drafter, draws and the pending token are those of the runner, and a request
+borrows them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from draftwood.cache.sequence import Sequence
+from draftwood.decode.device_round import EXPECTED, DeviceRound, nodes_of
+from draftwood.decode.drafters.base import Drafter
+from draftwood.decode.round import RoundOutcome
+from draftwood.decode.sampling import KeyedDraw
+from draftwood.decode.tree import TreeShape
+from draftwood.kernels.draft_tree import Assumed
+from draftwood.models.base import Model
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A round's graph, which leaves its row in pinned memory of the host."""
+
+    graph: torch.cuda.CUDAGraph
+    row: Tensor
+
+
+class Runner:
+    """The rounds of one sequence and drafter at a time on a GPU.
+
+    >>> runner = Runner(target, sequence, drafter, KeyedDraw("cuda"))
+    >>> runner.pending.copy_(first_token)
+    >>> outcome = runner.round(shape)
+    """
+
+    def __init__(
+        self, target: Model, sequence: Sequence, drafter: Drafter, draws: KeyedDraw, assumed: Assumed | None = None
+    ) -> None:
+        self.sequence, self.drafter = sequence, drafter
+        self.pending = torch.zeros((), dtype=torch.int64, device=target.device)
+        self.rounds = DeviceRound(target, sequence, drafter, draws, self.pending, assumed)
+        self._captured: dict[TreeShape, Captured | None] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def round(self, shape: TreeShape) -> RoundOutcome:
+        """Run one round with a tree of this shape: the first one step by step, which compiles what it needs, then by a
+        graph."""
+        self.drafter.make_room(nodes_of(shape))
+        if shape not in self._captured:
+            self._captured[shape] = None
+            return self.rounds.outcome(self.rounds.run(shape).cpu())
+        captured = self._captured[shape]
+        if captured is None:
+            captured = self._captured[shape] = self._capture(shape)
+        captured.graph.replay()
+        torch.cuda.current_stream().synchronize()
+        return self.rounds.outcome(captured.row)
+
+    def _capture(self, shape: TreeShape) -> Captured:
+        row = torch.empty(EXPECTED + 1, dtype=torch.int64, pin_memory=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            row.copy_(self.rounds.run(shape), non_blocking=True)
+        return Captured(graph, row)
