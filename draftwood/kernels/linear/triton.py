@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from draftwood.kernels._rows import aligned, row_stride
+from draftwood.kernels._rows import aligned, require, row_stride
 from draftwood.kernels.layouts import OUTPUTS, STEP, Layout
 from draftwood.kernels.linear.packing import PackedMatrix, high_places
 
@@ -227,6 +227,52 @@ def _program_of(step, P, all_steps):
 
 
 @triton.jit
+def _count_parts(tile, N, K, P, OUTPUTS: tl.constexpr):
+    """Parts of a tile of outputs, or of a block of tiles."""
+    steps = K // 128
+    all_steps = N // OUTPUTS * steps
+    return _program_of(tile * steps + steps - 1, P, all_steps) - _program_of(tile * steps, P, all_steps) + 1
+
+
+@triton.jit
+def _add_next(b_sum, p_first, size, first, m_n, b_count, SOME: tl.constexpr):
+    """The sum with parts first .. first + SOME - 1, of those that there are; size: of a part."""
+    b_more = ()
+    for part in tl.static_range(SOME):
+        p_part = p_first + (first + part) * size
+        b_more = b_more + (tl.load(p_part, mask=m_n & (first + part < b_count), other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
+    for part in tl.static_range(SOME):
+        b_sum += b_more[part]
+    return b_sum
+
+
+@triton.jit
+def _summed(product, row, rows, o_n, m_n, b_count, N, MOST: tl.constexpr):
+    """Columns o_n of a row of a product, float32: the parts' sum in their order, times two powers of two.
+
+    For kernels that read a product (`Parts`) instead of having it summed: the bits are those of `_add_parts`, but for
+    the sign of a zero. rows: of the parts, padding included. o_n, m_n: padded columns and which of them are wanted,
+    blocks of any shape. b_count: what `_count_parts` gives for their tiles, in a shape that broadcasts to theirs, so a
+    caller counts once for columns that share a tile. MOST: parts of a tile at most. The product's last pointer is to
+    the factors or, for a quarter of the bytes, to their exponents.
+    """
+    p_parts, p_x_factor, p_factor = product
+    p_row, size = p_parts + row.to(tl.int64) * N + o_n, rows.to(tl.int64) * N
+    b_sum = tl.load(p_row, mask=m_n, other=0.0)
+    # Unrolled, the loads of all parts are on their way at once; more parts than this need too many registers.
+    if MOST <= 13:
+        for first in tl.static_range(1, MOST, 4):
+            b_sum = _add_next(b_sum, p_row, size, first, m_n, b_count, min(4, MOST - first))
+    else:
+        for first in range(1, MOST, 4):
+            b_sum = _add_next(b_sum, p_row, size, first, m_n, b_count, 4)
+    b_factor = tl.load(p_factor + o_n, mask=m_n, other=0)
+    if p_factor.dtype.element_ty == tl.uint8:
+        b_factor = (b_factor.to(tl.int32) << 23).to(tl.float32, bitcast=True)
+    return b_sum * (tl.load(p_x_factor + row) * b_factor)
+
+
+@triton.jit
 def _tile(
     p_x, segment, p_parts, p_x_factor, p_factor, p_columns, p_out, lanes, tile, part, first, last, N, K, COUNT, REAL,
     LAYOUT: tl.constexpr, DIRECT: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
@@ -312,7 +358,7 @@ def _add_parts(
         begun = tile * all_steps // P
         tile = begun // steps
     first = _program_of(tile * steps, P, all_steps)
-    count = _program_of(tile * steps + steps - 1, P, all_steps) - first + 1
+    count = _count_parts(tile, N, K, P, OUTPUTS)
     o_n = tile * OUTPUTS + tl.arange(0, OUTPUTS)
     o_out = tl.load(p_columns + 2 * tile) + tl.arange(0, OUTPUTS)
     m_out = (o_row < COUNT)[:, None] & (o_out < tl.load(p_columns + 2 * tile + 1))[None, :]
@@ -334,6 +380,13 @@ def _add_parts(
 
 
 @triton.jit
+def _power(most):
+    """The factor 2**(e - 14) of a largest value in [2**e, 2**(e+1)) and its inverse, by their exponents."""
+    exponent = tl.minimum(tl.maximum((most.to(tl.int32, bitcast=True) >> 23) - 14, 1), 253)
+    return (exponent << 23).to(tl.float32, bitcast=True), ((254 - exponent) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _stage(p_x, p_out, p_factor, rows, REAL: tl.constexpr, X_STRIDE: tl.constexpr, K: tl.constexpr,
            CHUNK: tl.constexpr):  # fmt: skip
     """A row as halves in the layout's order, divided by a power of two that brings its largest under 2**15."""
@@ -344,11 +397,8 @@ def _stage(p_x, p_out, p_factor, rows, REAL: tl.constexpr, X_STRIDE: tl.constexp
     for start in range(0, REAL, CHUNK):
         b_x = tl.load(p_x + row * X_STRIDE + start + o_c, mask=(start + o_c < REAL) & live, other=0.0)
         b_most = tl.maximum(b_most, tl.abs(b_x.to(tl.float32)))
-    bits = tl.max(b_most, 0).to(tl.int32, bitcast=True)
-    # The factor 2**(e - 14) of a largest value in [2**e, 2**(e+1)) and its inverse, by their exponents.
-    exponent = tl.minimum(tl.maximum((bits >> 23) - 14, 1), 253)
-    inverse = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
-    tl.store(p_factor + row, (exponent << 23).to(tl.float32, bitcast=True))
+    factor, inverse = _power(tl.max(b_most, 0))
+    tl.store(p_factor + row, factor)
     for start in range(0, K, CHUNK):
         o_k = start + o_c
         place = o_k % 128
@@ -402,6 +452,12 @@ def _prefill(
 def has_assembly(device: torch.device) -> bool:
     """Whether the inner functions in PTX can be used; the portable ones give the same bits."""
     return device.type == "cuda" and torch.version.hip is None
+
+
+@cache
+def starts_early(device: torch.device) -> bool:
+    """Whether a kernel can start while the one before it ends (`launch_pdl`), and wait inside for what that writes."""
+    return has_assembly(device) and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @cache
@@ -477,12 +533,14 @@ def stage(x: Tensor, inputs: int, rows: int) -> tuple[Tensor, Tensor]:
 class Joined:
     """Matrices with one input whose outputs follow each other, multiplied in one launch.
 
-    factor: their powers of two, float32 [N]. starts: int32, the first tile of each, and the number of tiles. columns:
+    factor: their powers of two, float32 [N]. exponents: those of float32, uint8 [N]; 0, so zeros as outputs, where all
+    weights of a row lie below 2**-111. starts: int32, the first tile of each, and the number of tiles. columns:
     int32 [tiles, 2], the column that a tile begins at and the one that its matrix ends at, padding left out.
     """
 
     matrices: tuple[PackedMatrix, ...]
     factor: Tensor
+    exponents: Tensor
     starts: Tensor
     columns: Tensor
 
@@ -498,7 +556,7 @@ class Joined:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, without the few of the tiles' places."""
+        """Bytes in memory, without the tiles' places and the exponents, one an output."""
         return sum(matrix.nbytes for matrix in self.matrices)
 
 
@@ -517,7 +575,7 @@ def join(matrices: Sequence[PackedMatrix]) -> Joined:
         parts = factor.split([matrix.padded[0] for matrix in matrices])
         matrices = [replace(matrix, factor=part) for matrix, part in zip(matrices, parts, strict=True)]
     places = (torch.tensor(numbers, dtype=torch.int32, device=device) for numbers in (starts, columns))
-    return Joined(tuple(matrices), factor, *places)
+    return Joined(tuple(matrices), factor, (factor.view(torch.int32) >> 23).byte(), *places)
 
 
 def _segment(matrix: PackedMatrix) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -538,26 +596,122 @@ def layout_number(layout: Layout) -> int:
     return layout.bits + (layout.group << 5) + (layout.minimum << 11) + (layout.offset << 12)
 
 
+@dataclass(frozen=True)
+class Staged:
+    """Rows as a product takes them.
+
+    halves: float16 [rows, K], padding included, in the layout's order. factor: float32 [rows], the power of two that
+    each row was divided by. count: rows without padding.
+    """
+
+    halves: Tensor
+    factor: Tensor
+    count: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A product whose tiles are still in parts, for kernels that add them while they read (`_summed`).
+
+    parts: float32 [most, rows, N], padding included; a tile of outputs has `_count_parts` of them, the rest is not
+    written. x_factor: float32 [rows]. count: rows without padding. programs: that the matrices were split over.
+    """
+
+    parts: Tensor
+    joined: Joined
+    x_factor: Tensor
+    count: int
+    programs: int
+
+    @property
+    def pointers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What `_summed` takes as the product."""
+        return self.parts, self.x_factor, self.joined.factor
+
+    def _place(self, column: int) -> int:
+        """The padded place of a column."""
+        begin = place = 0
+        for matrix in self.joined.matrices:
+            if column < begin + matrix.out_features:
+                return place + column - begin
+            begin += matrix.out_features
+            place += matrix.padded[0]
+        raise ValueError(f"a product of {begin} columns has no column {column}")
+
+    def columns(self, first: int, last: int) -> Columns:
+        """Columns [first, last). ValueError if the matrices' padding lies between them."""
+        place, end = self._place(first), self._place(last - 1) + 1
+        if first >= last or end - place != last - first:
+            raise ValueError(f"columns {first} to {last} are none or of several padded matrices; take them one by one")
+        return Columns(self, place, last - first)
+
+    def tensor(self) -> Tensor:
+        """The product itself, float32 [count, N] without padding."""
+        out = torch.empty(self.count, self.joined.out_features, dtype=torch.float32, device=self.parts.device)
+        _add(self, out, direct=False)
+        return out
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some outputs of a product: `runs` times `width` of them, `stride` apart, from padded column `first` on."""
+
+    parts: Parts
+    first: int
+    width: int
+    runs: int = 1
+    stride: int = 0
+
+    def every(self, stride: int, first: int, last: int) -> Columns:
+        """Of every `stride` of these columns, [first, last): the gates of heads that have D queries, then D gates, are
+        `every(2 * D, D, 2 * D)`. ValueError if the columns do not divide so."""
+        if self.runs > 1 or self.width % stride or not 0 <= first < last <= stride:
+            raise ValueError(f"{self.runs} x {self.width} columns have no [{first}, {last}) in every {stride}")
+        return Columns(self.parts, self.first + first, last - first, self.width // stride, stride)
+
+
+def _add(parts: Parts, out: Tensor, direct: bool) -> None:
+    """Sum into out; direct: but for the tiles that are there already."""
+    (outputs, inputs), rows = parts.joined.padded, parts.parts.shape[1]
+    tiling, assembly = tiling_of(out.device), has_assembly(out.device)
+    tiles_or_programs = parts.programs if direct else outputs // tiling.outputs
+    _add_parts[(tiles_or_programs, triton.cdiv(parts.count, _SUM_ROWS))](
+        *parts.pointers, parts.joined.columns, out, outputs, inputs, parts.programs, parts.count, out.shape[1], rows,
+        DIRECT=direct, ROWS=_SUM_ROWS, OUTPUTS=tiling.outputs, ASSEMBLY=assembly, num_warps=4, launch_pdl=assembly,
+    )  # fmt: skip
+
+
+def _multiply(staged: Staged, joined: Joined, out: Tensor | None) -> Parts:
+    """The product in parts; with out float32 [count, N], tiles that one program does whole go there instead."""
+    (outputs, inputs), tiling, device = joined.padded, tiling_of(staged.halves.device), staged.halves.device
+    require(staged.halves.shape[1] == inputs, f"{staged.halves.shape[1]} staged inputs for a matrix of {inputs}")
+    tiles, rows = padded_rows(staged.count, tiling)
+    programs = programs_of(outputs, inputs, device)
+    most = parts_of(outputs // tiling.outputs, inputs // STEP, programs)
+    parts = torch.empty(most, rows, outputs, dtype=torch.float32, device=device)
+    layouts = [matrix.layout for matrix in joined.matrices]
+    numbers = tuple(layout_number(layout) for layout in layouts)
+    _decode[(programs,)](
+        staged.halves, tuple(_segment(matrix) for matrix in joined.matrices), joined.starts, parts, staged.factor,
+        joined.factor, joined.columns, parts if out is None else out, outputs, inputs, programs, staged.count,
+        joined.out_features, LAYOUTS=numbers, DIRECT=out is not None, TILES=tiles, ROWS=tiling.rows,
+        OUTPUTS=tiling.outputs, ASSEMBLY=has_assembly(device), **tiling.options(*layouts),
+    )  # fmt: skip
+    return Parts(parts, joined, staged.factor, staged.count, programs)
+
+
+def multiply(staged: Staged, joined: Joined) -> Parts:
+    """Staged rows of a decode pass times the matrices, left in parts; ValueError if the inputs do not match."""
+    return _multiply(staged, joined, None)
+
+
 def product(staged: Tensor, x_factor: Tensor, joined: Joined, count: int) -> Tensor:
     """What `stage` made of `count` rows of a decode pass -> float32 [count, N]."""
-    (outputs, inputs), tiling = joined.padded, tiling_of(staged.device)
-    tiles, rows = padded_rows(count, tiling)
-    programs = programs_of(outputs, inputs, staged.device)
-    most = parts_of(outputs // tiling.outputs, inputs // STEP, programs)
-    parts = torch.empty(most, rows, outputs, dtype=torch.float32, device=staged.device)
-    out = torch.empty(count, joined.out_features, dtype=torch.float32, device=staged.device)
-    layouts, assembly = [matrix.layout for matrix in joined.matrices], has_assembly(staged.device)
-    arguments = parts, x_factor, joined.factor, joined.columns, out, outputs, inputs, programs, count
-    options = {"DIRECT": outputs // tiling.outputs > 2 * programs, "OUTPUTS": tiling.outputs, "ASSEMBLY": assembly}
-    _decode[(programs,)](
-        staged, tuple(_segment(matrix) for matrix in joined.matrices), joined.starts, *arguments, joined.out_features,
-        LAYOUTS=tuple(layout_number(layout) for layout in layouts), TILES=tiles, ROWS=tiling.rows, **options,
-        **tiling.options(*layouts),
-    )  # fmt: skip
-    tiles_or_programs = programs if options["DIRECT"] else outputs // tiling.outputs
-    _add_parts[(tiles_or_programs, triton.cdiv(count, _SUM_ROWS))](
-        *arguments, joined.out_features, rows, ROWS=_SUM_ROWS, **options, num_warps=4, launch_pdl=assembly
-    )
+    rows, (outputs, inputs), device = Staged(staged, x_factor, count), joined.padded, staged.device
+    if outputs // tiling_of(device).outputs <= 2 * programs_of(outputs, inputs, device):
+        return multiply(rows, joined).tensor()
+    out = torch.empty(count, joined.out_features, dtype=torch.float32, device=device)
+    _add(_multiply(rows, joined, out), out, direct=True)
     return out
 
 
