@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
@@ -9,8 +11,12 @@ from torch import Tensor
 from draftwood.cache.device_draft import DeviceDraftState
 from draftwood.cache.kv import KVState
 from draftwood.kernels.attention.block import attend_block, first_visible
+from draftwood.kernels.operand import Operands
 from draftwood.kernels.rope import load_rotate_heads, rotate
 from draftwood.layers.linear import Linear, Projection
+
+if TYPE_CHECKING:
+    from draftwood.kernels.operand import Operand, Product
 
 
 class ContextProjection:
@@ -65,12 +71,14 @@ class DraftAttention:
         self._q_norm, self._k_norm = q_norm, k_norm
         self._rotate = load_rotate_heads(str(k_norm.device.type))
 
-    def on_device(self, x: Tensor, turn: Tensor, committed: Tensor, state: DeviceDraftState) -> Tensor:
+    def on_device(
+        self, x: Operand, turn: Tensor, committed: Tensor, state: DeviceDraftState, operands: Operands
+    ) -> Product:
         """The block as `__call__` has it, on a GPU: committed, int64 [1], tells how many rows are before it."""
         query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x))
         q, k = self._rotate(query, key, turn, "halves", self._q_norm, self._k_norm, self.eps)
         state.store(k, value, committed, None)
-        return self.out(state.attend(q, committed, self.causal, self.scale))
+        return self.out.product(operands.gate(state.attend(q, committed, self.causal, self.scale), None))
 
     def __call__(self, x: Tensor, turn: Tensor, mask: Tensor | None, state: KVState) -> Tensor:
         """The block: x float32 [B, E] at the positions after the cached rows, mask of `grouped_mask` -> [B, E].

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import torch
 from torch import Tensor
 
 from draftwood.kernels.linear import LinearWeight
+
+if TYPE_CHECKING:
+    from draftwood.kernels.operand import Operand, Product
 
 
 class Projection:
@@ -17,15 +23,22 @@ class Projection:
         self._parts, self._scales = parts, scales
         self._scaled = any(scale is not None for scale in scales)
 
-    def __call__(self, x: Tensor, prefill: bool = False) -> list[Tensor]:
-        """x float32 [rows, in]."""
+    def __call__(self, x: Operand, prefill: bool = False) -> list[Tensor]:
+        """x [rows, in], for prefill float32."""
         results: list[Tensor] = []
         for weight, widths in self._parts:
-            y = weight.prefill(x) if prefill else weight.decode(x)
+            y = weight.prefill(_rows(x)) if prefill else _summed(weight.multiply(x))
             results.extend(y.split(widths, -1) if len(widths) > 1 else (y,))
         if self._scaled:
             results = [y if scale is None else y * scale for y, scale in zip(results, self._scales, strict=True)]
         return results
+
+    def product(self, x: Operand) -> Product:
+        """All results of a decode pass side by side [rows, all outs], not summed yet where the form leaves parts."""
+        if len(self._parts) == 1 and not self._scaled:
+            return self._parts[0][0].multiply(x)
+        results = self(x)
+        return torch.cat(results, -1) if len(results) > 1 else results[0]
 
     @property
     def nbytes(self) -> int:
@@ -39,11 +52,25 @@ class Linear:
     def __init__(self, projection: Projection) -> None:
         self._projection = projection
 
-    def __call__(self, x: Tensor, prefill: bool = False) -> Tensor:
-        """x float32 [rows, in] -> float32 [rows, out]."""
+    def __call__(self, x: Operand, prefill: bool = False) -> Tensor:
+        """x [rows, in], for prefill float32 -> float32 [rows, out]."""
         return self._projection(x, prefill)[0]
+
+    def product(self, x: Operand) -> Product:
+        """See Projection."""
+        return self._projection.product(x)
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
         return self._projection.nbytes
+
+
+def _rows(x: Operand) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError("a prefill pass takes float32 rows")
+    return x
+
+
+def _summed(product: Product) -> Tensor:
+    return product if isinstance(product, Tensor) else product.tensor()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from draftwood.kernels.operand import Operands
 from draftwood.layers.linear import Linear, Projection
+
+if TYPE_CHECKING:
+    from draftwood.kernels.operand import Operand, Product
 
 
 class MLP:
@@ -17,6 +22,10 @@ class MLP:
 
     def __init__(self, gate_up: Projection, down: Linear, gate: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.gate_up, self.down, self._gate = gate_up, down, gate
+
+    def decode(self, x: Operand, operands: Operands) -> Product:
+        """Rows of a decode pass [R, E] -> [R, E]."""
+        return self.down.product(operands.silu_gate(self.gate_up.product(x)))
 
     def __call__(self, x: Tensor, prefill: bool) -> Tensor:
         """x float32 [N, E] -> [N, E]."""

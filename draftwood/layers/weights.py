@@ -15,6 +15,7 @@ from draftwood.formats.ggml import BlockType
 from draftwood.formats.source import TensorInfo, TensorSource
 from draftwood.kernels.dequant import dequantise
 from draftwood.kernels.linear import LinearRequest, join_linear, load_linear
+from draftwood.kernels.operand import load_operands
 from draftwood.layers.embedding import Embedding
 from draftwood.layers.linear import Linear, Projection
 
@@ -47,6 +48,8 @@ class Weights:
     def __init__(self, source: TensorSource, device: str, dtype: str, exact: bool = True) -> None:
         self.source, self.device, self.dtype, self.exact = source, device, dtype, exact
         self.forms: dict[str, int] = {}
+        # On a GPU the matrices of every other dtype take float32 rows, as on a CPU.
+        self.operands = load_operands(device if dtype == "auto" else "cpu")
 
     def has(self, name: str) -> bool:
         """Whether the source has this tensor."""

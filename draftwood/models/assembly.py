@@ -73,6 +73,7 @@ def assemble(spec: ModelSpec, weights: Weights, block: Callable[[int], Block]) -
         Linear(weights.load([head])),
         head,
         frequencies(spec.rope_width, spec.rope_base, divisors).to(weights.device),
+        weights.operands,
     )
 
 

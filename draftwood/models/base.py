@@ -15,6 +15,7 @@ from draftwood.cache.sequence import Sequence
 from draftwood.cache.spec import KVSpec
 from draftwood.cache.step import DecodeStep, PrefillStep
 from draftwood.kernels.norm import load_add_rms_norm, load_rms_norm
+from draftwood.kernels.operand import Operands
 from draftwood.kernels.rope import rotation
 from draftwood.layers.attention import Attention
 from draftwood.layers.delta_net import DeltaNet
@@ -42,10 +43,28 @@ class Block:
     new_state: StateMaker
 
 
+class Taps:
+    """The outputs of the wanted layers side by side, float32 [N, taps * E], filled as a pass goes; None of none."""
+
+    def __init__(self, wanted: tuple[int, ...], rows: Tensor) -> None:
+        self._places = {layer: place for place, layer in enumerate(wanted)}
+        self._taken = rows.new_empty(len(rows), len(wanted), rows.shape[1]) if wanted else None
+
+    def take(self, layer: int, rows: Tensor) -> None:
+        """Copy a layer's output, if it is wanted."""
+        if self._taken is not None and layer in self._places:
+            self._taken[:, self._places[layer]] = rows
+
+    @property
+    def features(self) -> Tensor | None:
+        """What was taken."""
+        return None if self._taken is None else self._taken.flatten(1)
+
+
 class Model:
     """A target. It never learns who drafts, and its arithmetic in a decode pass is per row (DESIGN law 1).
 
-    stored_head: the head as the file has it, for whoever needs a few of its rows.
+    stored_head: the head as the file has it, for whoever needs a few of its rows. operands: what the matrices take.
     """
 
     def __init__(
@@ -57,12 +76,15 @@ class Model:
         head: Linear,
         stored_head: StoredMatrix,
         rates: Tensor,
+        operands: Operands,
     ) -> None:
         self.spec, self.embedding, self.blocks = spec, embedding, blocks
         self.output_norm, self.head, self.stored_head = output_norm, head, stored_head
         self.rates = rates
         self.device = str(output_norm.device.type)
         self._norm, self._add_norm = load_rms_norm(self.device), load_add_rms_norm(self.device)
+        self._operands = operands
+        self._following = [block.mixer_norm for block in blocks[1:]] + [output_norm]
 
     def new_sequence(self, kv: tuple[KVSpec, KVSpec], capacity: int) -> Sequence:
         """Empty states for up to `capacity` committed tokens (a multiple of GRANULE is allocated)."""
@@ -81,13 +103,15 @@ class Model:
         missing = -count % GRANULE
         positions = torch.arange(sequence.length, sequence.length + count + missing, device=self.device)
         step = PrefillStep(sequence.length, count, rotation(positions, self.rates))
-
-        def mix(block: Block, x: Tensor, state: LayerState) -> Tensor:
-            return block.mixer.prefill(x, state, step)  # type: ignore[arg-type]
-
-        output = self._run(functional.pad(inputs.tokens, (0, missing)), sequence, inputs.wanted, mix, count)
+        x, eps = self.embedding(functional.pad(inputs.tokens, (0, missing))), self.spec.eps
+        taps = Taps(inputs.wanted, x[:count])
+        normed = self._norm(x, self.blocks[0].mixer_norm, eps)
+        for index, (block, state, norm) in enumerate(zip(self.blocks, sequence.states, self._following, strict=True)):
+            normed = self._add_norm(x, block.mixer.prefill(normed, state, step), block.mlp_norm, eps)  # type: ignore[arg-type]
+            normed = self._add_norm(x, block.mlp(normed, prefill=True), norm, eps)
+            taps.take(index, x[:count])
         sequence.extend(inputs.tokens)
-        return output
+        return ForwardOutput(normed[:count], taps.features)
 
     @torch.inference_mode()
     def decode(self, inputs: ForwardInput, sequence: Sequence) -> ForwardOutput:
@@ -95,31 +119,15 @@ class Model:
         if not 1 <= len(inputs.tokens) <= MAX_ROWS:
             raise ValueError(f"a decode pass has 1 to {MAX_ROWS} rows, not {len(inputs.tokens)}")
         step = DecodeStep(inputs, sequence.committed, rotation(inputs.positions, self.rates))
-
-        def mix(block: Block, x: Tensor, state: LayerState) -> Tensor:
-            return block.mixer.decode(x, state, step)  # type: ignore[arg-type]
-
-        return self._run(inputs.tokens, sequence, inputs.wanted, mix)
-
-    def _run(
-        self,
-        tokens: Tensor,
-        sequence: Sequence,
-        wanted: tuple[int, ...],
-        mix: Callable[[Block, Tensor, LayerState], Tensor],
-        count: int | None = None,
-    ) -> ForwardOutput:
-        """All blocks over int64 [N]; the first `count` rows are given back, all if None. None: a decode pass."""
-        x, eps = self.embedding(tokens), self.spec.eps
-        features = x.new_empty(len(x) if count is None else count, len(wanted), x.shape[1]) if wanted else None
-        following = [block.mixer_norm for block in self.blocks[1:]] + [self.output_norm]
-        normed = self._norm(x, self.blocks[0].mixer_norm, eps)
-        for index, (block, state, norm) in enumerate(zip(self.blocks, sequence.states, following, strict=True)):
-            normed = self._add_norm(x, mix(block, normed, state), block.mlp_norm, eps)
-            normed = self._add_norm(x, block.mlp(normed, prefill=count is not None), norm, eps)
-            if features is not None and index in wanted:
-                features[:, wanted.index(index)] = x[:count]
-        return ForwardOutput(normed[:count], None if features is None else features.flatten(1))
+        x, eps, add_norm = self.embedding(inputs.tokens), self.spec.eps, self._operands.add_norm
+        taps = Taps(inputs.wanted, x)
+        operand = add_norm(x, None, self.blocks[0].mixer_norm, eps)
+        for index, (block, state, norm) in enumerate(zip(self.blocks, sequence.states, self._following, strict=True)):
+            mixed = block.mixer.decode(operand, state, step, self._operands)  # type: ignore[arg-type]
+            operand = add_norm(x, mixed, block.mlp_norm, eps)
+            operand = add_norm(x, block.mlp.decode(operand, self._operands), norm, eps)
+            taps.take(index, x)
+        return ForwardOutput(operand if isinstance(operand, Tensor) else self._norm(x, norm, eps), taps.features)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from draftwood.kernels._select import without_triton
 from draftwood.kernels.activation import load_silu_gate
 from draftwood.kernels.attention import DEVICE_WIDTHS
 from draftwood.kernels.attention.block import block_mask, grouped_mask
-from draftwood.kernels.norm import load_add_rms_norm, load_rms_norm, rms_norm
+from draftwood.kernels.norm import load_rms_norm, rms_norm
+from draftwood.kernels.operand import Operands
 from draftwood.kernels.rope import frequencies, rotation
 from draftwood.layers.draft_attention import ContextProjection, DraftAttention
 from draftwood.layers.linear import Linear
@@ -100,6 +101,7 @@ class DraftModel:
         head: Function,
         head_ids: Tensor | None,
         own_bytes: int,
+        operands: Operands,
     ) -> None:
         self.spec, self.layers = spec, tuple(layers)
         self.fuse, self.fuse_norm, self.context, self.output_norm = fuse, fuse_norm, context, output_norm
@@ -110,7 +112,7 @@ class DraftModel:
         self.rates = frequencies(spec.head_dim, spec.rope_base).to(self.device)
         self._mask = embed(torch.tensor([spec.mask_token], device=self.device)) * spec.embedding_scale
         self._own_bytes = own_bytes
-        self._norm, self._add_norm = load_rms_norm(self.device), load_add_rms_norm(self.device)
+        self._norm, self._operands = load_rms_norm(self.device), operands
 
     def new_context(self, kv: tuple[KVSpec, KVSpec], capacity: int) -> DraftContext:
         """Empty caches for up to `capacity` committed tokens."""
@@ -182,17 +184,17 @@ class DraftModel:
     @torch.inference_mode()
     def block_on_device(self, pending: Tensor, rows: int, context: DeviceDraftContext) -> Tensor:
         """`block` without the host."""
-        eps, committed = self.spec.eps, context.committed
+        eps, committed, add_norm = self.spec.eps, context.committed, self._operands.add_norm
         turn = rotation(committed + torch.arange(rows, device=self.device), self.rates)
         first = self.embed(pending.reshape(1)) * self.spec.embedding_scale
         x = torch.cat((first, self._mask.expand(rows - 1, -1)))
         following = [layer.attention_norm for layer in self.layers[1:]] + [self.output_norm]
-        normed = self._norm(x, self.layers[0].attention_norm, eps)
+        operand = add_norm(x, None, self.layers[0].attention_norm, eps)
         for layer, state, norm in zip(self.layers, context.states, following, strict=True):
-            mixed = layer.attention.on_device(normed, turn, committed, state)
-            normed = self._add_norm(x, mixed, layer.mlp_norm, eps)
-            normed = self._add_norm(x, layer.mlp(normed, prefill=False), norm, eps)
-        return normed
+            mixed = layer.attention.on_device(operand, turn, committed, state, self._operands)
+            operand = add_norm(x, mixed, layer.mlp_norm, eps)
+            operand = add_norm(x, layer.mlp.decode(operand, self._operands), norm, eps)
+        return self._norm(x, self.output_norm, eps)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -287,4 +289,5 @@ def build(spec: DraftSpec, weights: Weights, target: Model) -> DraftModel:
         head,
         head_ids,
         own_bytes,
+        weights.operands,
     )

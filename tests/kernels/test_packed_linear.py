@@ -231,7 +231,7 @@ def test_decode_compiles(target: str, case: str) -> None:
         "p_out": torch.float32, "N": 34816, "K": 5120, "P": 264, "COUNT": 5, "REAL": 34816, "DIRECT": mix == "Q6_K",
         "TILES": tiles, "ROWS": tiling.rows,
         "LAYOUTS": tuple(triton.layout_number(layout) for layout in layouts), "OUTPUTS": tiling.outputs,
-        "ASSEMBLY": assembly,
+        "ASSEMBLY": assembly, "EARLY": target == "sm_90",
     }  # fmt: skip
     made = compile_kernel(triton._decode, target, arguments, **tiling.options(*layouts))
     # What does not fit at 64 rows is put aside before the loop and fetched behind it.
@@ -253,7 +253,7 @@ def test_the_others_compile(target: str, case: str) -> None:
     expand |= {"p_out": f16, "K": 5120, "TILE0": 4, "OUTPUTS": 128}
     sums = {"p_parts": f32, "p_x_factor": f32, "p_factor": f32, "p_out": f32, "N": 34816, "K": 5120, "P": 396}
     sums |= {"p_columns": torch.int32, "COUNT": 5, "REAL": 34816, "TILE_ROWS": 16, "OUTPUTS": 128, "ROWS": 4}
-    sums |= {"DIRECT": True, "ASSEMBLY": target.startswith("sm_")}
+    sums |= {"DIRECT": True, "EARLY": target == "sm_90"}
     product = {"p_x": f16, "p_w": f16, "p_x_factor": f32, "p_factor": f32, "p_out": f32, "T": 2048, "K": 5120}
     kernel, arguments, options = {
         "expand": (triton._expand, expand | {"LAYOUT": triton.layout_number(LAYOUTS["Q4_K"])}, {"num_warps": 8}),

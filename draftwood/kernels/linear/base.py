@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as functional
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from draftwood.batch import GRANULE, MAX_ROWS
 from draftwood.formats.ggml import BlockType
+
+if TYPE_CHECKING:
+    from draftwood.kernels.operand import Operand, Product
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class LinearWeight(ABC):
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
         """x float32 [R, K] -> float32 [R, N]; a row's bits do not depend on R or on the other rows."""
+
+    def multiply(self, x: Operand) -> Product:
+        """`decode` of an operand that `kernels.operand` made, to a product that it takes."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"the form {self.form} takes float32 rows")
+        return self.decode(x)
 
     @abstractmethod
     def prefill(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -10,6 +11,9 @@ from draftwood.kernels._select import without_triton
 from draftwood.kernels.layouts import LAYOUTS
 from draftwood.kernels.linear.base import LinearForm, LinearRequest, LinearWeight
 from draftwood.kernels.linear.packing import PackedMatrix, pack
+
+if TYPE_CHECKING:
+    from draftwood.kernels.operand import Operand, Product
 
 
 class PackedWeight(LinearWeight):
@@ -25,6 +29,10 @@ class PackedWeight(LinearWeight):
     def decode(self, x: Tensor) -> Tensor:
         """See LinearWeight."""
         return self._kernels.decode(x, self.joined)
+
+    def multiply(self, x: Operand) -> Product:
+        """See LinearWeight."""
+        return self._kernels.multiply(self._kernels.staged(x, self.joined), self.joined)
 
     def prefill(self, x: Tensor) -> Tensor:
         """See LinearWeight."""

@@ -310,14 +310,14 @@ def _tile(
 def _decode(
     p_x, segments, p_starts, p_parts, p_x_factor, p_factor, p_columns, p_out, N, K, P, COUNT, REAL,
     LAYOUTS: tl.constexpr, DIRECT: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
-    ASSEMBLY: tl.constexpr,
+    ASSEMBLY: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program p does steps [p S' / P, (p + 1) S' / P) of all tiles' S' and leaves a part a tile that it touches.
 
     segments: the matrices, whose tiles follow each other; p_starts: the first tile of each, and their number. DIRECT:
     whether a tile that one program does whole goes to the output instead.
     """
-    if ASSEMBLY:
+    if EARLY:
         gdc_launch_dependents()
     steps = K // 128
     all_steps = N // OUTPUTS * steps
@@ -344,7 +344,7 @@ def _decode(
 @triton.jit
 def _add_parts(
     p_parts, p_x_factor, p_factor, p_columns, p_out, N, K, P, COUNT, REAL, TILE_ROWS, DIRECT: tl.constexpr,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, ASSEMBLY: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """out[r, n] = the parts' sum in their order, times two powers of two; p_columns: where a tile goes, and its end.
 
@@ -362,7 +362,7 @@ def _add_parts(
     o_n = tile * OUTPUTS + tl.arange(0, OUTPUTS)
     o_out = tl.load(p_columns + 2 * tile) + tl.arange(0, OUTPUTS)
     m_out = (o_row < COUNT)[:, None] & (o_out < tl.load(p_columns + 2 * tile + 1))[None, :]
-    if ASSEMBLY:
+    if EARLY:
         gdc_wait()
         gdc_launch_dependents()
     if not DIRECT or (begun > tile * steps and tl.program_id(0) == first + 1):
@@ -673,11 +673,11 @@ class Columns:
 def _add(parts: Parts, out: Tensor, direct: bool) -> None:
     """Sum into out; direct: but for the tiles that are there already."""
     (outputs, inputs), rows = parts.joined.padded, parts.parts.shape[1]
-    tiling, assembly = tiling_of(out.device), has_assembly(out.device)
+    tiling, early = tiling_of(out.device), starts_early(out.device)
     tiles_or_programs = parts.programs if direct else outputs // tiling.outputs
     _add_parts[(tiles_or_programs, triton.cdiv(parts.count, _SUM_ROWS))](
         *parts.pointers, parts.joined.columns, out, outputs, inputs, parts.programs, parts.count, out.shape[1], rows,
-        DIRECT=direct, ROWS=_SUM_ROWS, OUTPUTS=tiling.outputs, ASSEMBLY=assembly, num_warps=4, launch_pdl=assembly,
+        DIRECT=direct, ROWS=_SUM_ROWS, OUTPUTS=tiling.outputs, EARLY=early, num_warps=4, launch_pdl=early,
     )  # fmt: skip
 
 
@@ -695,7 +695,7 @@ def _multiply(staged: Staged, joined: Joined, out: Tensor | None) -> Parts:
         staged.halves, tuple(_segment(matrix) for matrix in joined.matrices), joined.starts, parts, staged.factor,
         joined.factor, joined.columns, parts if out is None else out, outputs, inputs, programs, staged.count,
         joined.out_features, LAYOUTS=numbers, DIRECT=out is not None, TILES=tiles, ROWS=tiling.rows,
-        OUTPUTS=tiling.outputs, ASSEMBLY=has_assembly(device), **tiling.options(*layouts),
+        OUTPUTS=tiling.outputs, ASSEMBLY=has_assembly(device), EARLY=starts_early(device), **tiling.options(*layouts),
     )  # fmt: skip
     return Parts(parts, joined, staged.factor, staged.count, programs)
 
@@ -713,6 +713,14 @@ def product(staged: Tensor, x_factor: Tensor, joined: Joined, count: int) -> Ten
     out = torch.empty(count, joined.out_features, dtype=torch.float32, device=device)
     _add(_multiply(rows, joined, out), out, direct=True)
     return out
+
+
+def staged(x: Tensor | Staged, joined: Joined) -> Staged:
+    """Rows of a decode pass [R, K] as the matrices take them; what is staged already stays as it is."""
+    if isinstance(x, Staged):
+        return x
+    _, rows = padded_rows(len(x), tiling_of(x.device))
+    return Staged(*stage(x, joined.padded[1], rows), len(x))
 
 
 def decode(x: Tensor, joined: Joined) -> Tensor:

@@ -19,7 +19,8 @@ from draftwood.kernels._select import load_form
 if TYPE_CHECKING:
     from draftwood.kernels.linear.triton import Columns, Parts, Staged
 
-    Product: TypeAlias = Tensor | Parts | Columns
+    Product: TypeAlias = Tensor | Parts
+    Outputs: TypeAlias = Product | Columns
     Operand: TypeAlias = Tensor | Staged
 
 __all__ = ["AddNorm", "Gate", "GatedNorm", "Operands", "SiluGate", "load_operands"]
@@ -28,7 +29,7 @@ __all__ = ["AddNorm", "Gate", "GatedNorm", "Operands", "SiluGate", "load_operand
 class AddNorm(Protocol):
     """x += y; then the RMS norm of x."""
 
-    def __call__(self, x: Tensor, y: Product | None, weight: Tensor, eps: float) -> Operand:
+    def __call__(self, x: Tensor, y: Outputs | None, weight: Tensor, eps: float) -> Operand:
         """x float32 [R, E], the residual stream, written in place; y [R, E], or None for the norm alone; weight
         float32 [E]. Returns [R, E].
 
@@ -40,7 +41,7 @@ class AddNorm(Protocol):
 class SiluGate(Protocol):
     """silu(gate) * up."""
 
-    def __call__(self, gate_up: Tensor | Parts) -> Operand:
+    def __call__(self, gate_up: Product) -> Operand:
         """gate_up [R, 2 N], gate first, a whole product. Returns [R, N].
 
         ValueError on a GPU if N exceeds 20,480, or a half of a product does not begin on a multiple of 16 columns.
@@ -50,7 +51,7 @@ class SiluGate(Protocol):
 class GatedNorm(Protocol):
     """RMS norm of each head, times silu(z)."""
 
-    def __call__(self, mixed: Tensor, z: Product, norm: Tensor, eps: float) -> Operand:
+    def __call__(self, mixed: Tensor, z: Outputs, norm: Tensor, eps: float) -> Operand:
         """mixed float32 [R, H, V]; z [R, H V]; norm float32 [V], read as AddNorm's weight. Returns [R, H V].
 
         ValueError if shapes differ, or on a GPU if V is no power of two from 16 to 1024 or H V exceeds 8192.
@@ -60,7 +61,7 @@ class GatedNorm(Protocol):
 class Gate(Protocol):
     """mixed * sigmoid(gate), or mixed as it is."""
 
-    def __call__(self, mixed: Tensor, gate: Product | None) -> Operand:
+    def __call__(self, mixed: Tensor, gate: Outputs | None) -> Operand:
         """mixed float32 [R, H D] or [R, H, D]; gate of as many columns (`Columns.every`, where a head has others
         beside them, or a view [R, H, D]). Returns [R, H D].
 
