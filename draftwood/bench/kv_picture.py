@@ -21,15 +21,15 @@ _PLACES = [
 """Where a label may stand, in points from its own, the nearest first."""
 
 
-def blank() -> Figure:
-    """An empty figure; a UsageError where matplotlib is not installed."""
+def blank(flag: str = "--out") -> Figure:
+    """An empty figure; a UsageError, which names the flag, where matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(
-            "--out draws a picture with matplotlib, which is not installed; install draftwood[plots], or leave "
-            "--out out."
+            f"{flag} draws a picture with matplotlib, which is not installed; install draftwood[plots], or leave "
+            f"{flag} out."
         ) from None
     figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)

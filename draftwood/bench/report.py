@@ -15,6 +15,7 @@ from rich.table import Table
 from draftwood import __version__
 from draftwood.bench.measure import mean
 from draftwood.bench.suites.he import MethodRun, SuiteResult
+from draftwood.decode.stats import ASSUMED
 
 _RULE = "-" * 72
 _ANY_WIDTH = 1000
@@ -84,6 +85,8 @@ def method_table(run: MethodRun) -> list[str]:
     spread = max(prompt.decode.spread_percent for prompt in run.prompts)
     if spread:
         lines.append(f"largest spread of a prompt's runs: {spread:.1f} %")
+    if run.assumed is not None:
+        lines.append(_assumed_line(run))
     sound = [prompt for prompt in run.prompts if not prompt.degenerate]
     if len(sound) < len(run.prompts):
         lines.append(_FLAG_NOTE)
@@ -92,6 +95,15 @@ def method_table(run: MethodRun) -> list[str]:
             f"{mean(p.decode.middle for p in sound):.2f} tok/s"
         )
     return lines
+
+
+def agreement(runs: Sequence[MethodRun], each: int) -> str:
+    """What the gate found of so many runs of each method."""
+    told = [run for run in runs if run.assumed is not None]
+    if not told:
+        return f"identical tokens in all {len(runs) * each} runs"
+    names = ", ".join(label(run) for run in told)
+    return f"identical tokens in all runs but those of {names}, which agree among themselves; {ASSUMED}"
 
 
 def comparison(runs: Sequence[MethodRun], console: Console) -> Table | str:
@@ -135,6 +147,7 @@ def legend(runs: Sequence[MethodRun]) -> list[str]:
     lines = [f"{label(run):<9} {meanings[run.method].format(run.budget or run.reason)}" for run in runs]
     return [
         *lines,
+        *(f"{label(run):<9} {_assumed_line(run)}" for run in runs if run.assumed is not None),
         f"{'AL':<9} tokens decided in a pass on average; plain decoding decides one",
         f"{'tok/s':<9} tokens written a second, reading the prompt not counted",
     ]
@@ -197,6 +210,8 @@ def _method_json(run: MethodRun) -> dict[str, Any]:
         row["budget"] = run.budget
     row["decode_tokens_per_second"] = round(run.decode_tokens_per_second, 3)
     row["acceptance_length"] = round(run.acceptance_length, 4)
+    if run.assumed is not None:
+        row |= {"assumed_acceptance_length": run.assumed, "acceptance": ASSUMED}
     row["prompts"] = [
         {
             "name": prompt.name,
@@ -222,7 +237,13 @@ def _cells(run: MethodRun, speed: float, length: float, base: float | None) -> l
 
 
 def _caption(runs: Sequence[MethodRun]) -> str | None:
-    return _FLAG_NOTE if any(prompt.degenerate for run in runs for prompt in run.prompts) else None
+    notes = [_FLAG_NOTE] if any(prompt.degenerate for run in runs for prompt in run.prompts) else []
+    notes += [ASSUMED] if any(run.assumed is not None for run in runs) else []
+    return "; ".join(notes) or None
+
+
+def _assumed_line(run: MethodRun) -> str:
+    return f"{ASSUMED}: rounds were told to decide {run.assumed:g} tokens on average"
 
 
 def _row(prompt: str, steps: str, length: str, percent: str, prefill: str, decode: str) -> str:

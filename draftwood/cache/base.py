@@ -48,6 +48,10 @@ class LayerState(ABC):
     def restore(self, snapshot: Any) -> None:
         """Return to a snapshot of this state."""
 
+    @abstractmethod
+    def fill_random(self, length: int, seed: int) -> None:
+        """From nothing to `length` tokens that nobody read: normally distributed values, for benchmarks."""
+
     @property
     @abstractmethod
     def nbytes(self) -> int:

@@ -84,6 +84,13 @@ class DeviceRecurrentState(LayerState):
         self.state.copy_(state)
         self.window.copy_(window)
 
+    def fill_random(self, length: int, seed: int) -> None:
+        """See LayerState."""
+        generator = torch.Generator(self._device).manual_seed(seed)
+        self.state.normal_(generator=generator)
+        self.window.normal_(generator=generator)
+        self.length = length
+
     @property
     def nbytes(self) -> int:
         """Bytes of state, window and tape."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from draftwood.batch import PASS_TOKENS
 from draftwood.cache.base import LayerState
 from draftwood.cache.registry import check_width, load_plane
 from draftwood.cache.spec import KVSpec
@@ -113,6 +114,17 @@ class KVState(LayerState):
         for axis, plane in (("keys", self.keys), ("values", self.values)):
             for name, buffer in plane.buffers().items():
                 buffer[:, : self.held] = rows[axis][name]
+
+    def fill_random(self, length: int, seed: int) -> None:
+        """Append so many random rows to an empty cache, which encodes them as it would any others."""
+        plane = self.keys
+        generator = torch.Generator(plane.device).manual_seed(seed)
+        while self.length < length:
+            count = min(PASS_TOKENS, length - self.length)
+            keys, values = torch.randn(
+                2, count, plane.heads, plane.head_dim, generator=generator, device=plane.device
+            ).unbind()
+            self.append(keys, values, count)
 
     @property
     def nbytes(self) -> int:

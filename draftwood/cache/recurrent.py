@@ -95,6 +95,12 @@ class RecurrentState(LayerState):
         self.length, self.state, self.window = snapshot
         self._tape = None
 
+    def fill_random(self, length: int, seed: int) -> None:
+        """See LayerState."""
+        generator = torch.Generator(self.state.device).manual_seed(seed)
+        self.state, self.window = (torch.empty_like(t).normal_(generator=generator) for t in (self.state, self.window))
+        self.length = length
+
     @property
     def nbytes(self) -> int:
         """Bytes of state and window."""

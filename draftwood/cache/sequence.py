@@ -75,6 +75,18 @@ class Sequence:
             state.truncate(length)
         self._advance(length - self.length)
 
+    def fill_random(self, length: int, seed: int) -> None:
+        """From empty to `length` tokens that nobody read, with random rows and states for them: for benchmarks.
+
+        Their ids are 0. The same seed fills alike.
+        """
+        if self.length:
+            raise ValueError(f"a sequence of {self.length} tokens is not empty; truncate it first")
+        for place, state in enumerate(self.states):
+            state.fill_random(length, seed + place)
+        self.tokens[:length] = 0
+        self._advance(length)
+
     def _advance(self, count: int) -> None:
         self.length += count
         self.committed.fill_(self.length)

@@ -76,6 +76,7 @@ def he(
             help="Runs of each prompt; the median counts.",
         ),
     ] = 1,
+    assume_acceptance: options.AssumeOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.ThreadsOption = None,
@@ -99,7 +100,17 @@ def he(
 
     params = SamplingParams(max_tokens=n_gen)
     kv, draft_kv = (cache_type_k, cache_type_v), (draft_type_k, draft_type_v)
-    engine = open_engine(target, draft_for(target, draft), kv, draft_kv, max_ctx, device, dtype, threads=threads)
+    engine = open_engine(
+        target,
+        draft_for(target, draft),
+        kv,
+        draft_kv,
+        max_ctx,
+        device,
+        dtype,
+        threads=threads,
+        assume_acceptance=assume_acceptance,
+    )
     methods = [Method(name) if name == "ar" else Method(name, ddtree_budget, ddtree_temp) for name in names]
     texts = prompts_for(prompts, engine.tokenizer)
     with steps(len(methods) * (1 + len(texts) * repeats)) as begin:
@@ -111,7 +122,7 @@ def he(
     for run in result.methods:
         plain(["", f"method {report.label(run)}", *report.method_table(run)])
     if compare is not None:
-        plain(["", f"identical tokens in all {len(texts) * len(methods) * repeats} runs", ""])
+        plain(["", report.agreement(result.methods, len(texts) * repeats), ""])
         output().print(report.comparison(result.methods, output()))
         plain(["", *report.legend(result.methods)])
     plain(["", report.json_line(facts, commit, prompts, digest, n_gen, result)])
@@ -194,6 +205,138 @@ def ops(
     head = suite.conditions(limits, model, commit, repeats)
     result = suite.as_json(runs, counts, limits, model, commit, repeats)
     plain([*head, "", *suite.table(runs, counts, limits), "", json.dumps(result)])
+
+
+@app.command("round")
+def rounds(
+    target: options.TargetOption = "synthetic:qwen3.6-27b",
+    draft: Annotated[
+        str, typer.Option("--draft", metavar="DRAFT", help="A draft model made for the target.")
+    ] = "synthetic:qwen3.6-27b-dflash:q8_0",
+    rows_list: Annotated[
+        str,
+        typer.Option("--rows-list", metavar="R,R,...", help="Rounds: ar, chain:N or tree:N, each with N guesses."),
+    ] = "chain:15,tree:8,tree:22,tree:40,tree:63,ar",
+    contexts: Annotated[
+        str, typer.Option("--contexts", metavar="N,N,...", help="Tokens before a round, as in 512 or 128K.")
+    ] = "512,16K,128K",
+    prefill: Annotated[
+        bool, typer.Option("--prefill", help="Read the contexts, which takes a while, instead of making rows up.")
+    ] = False,
+    assume_acceptance: options.AssumeOption = None,
+    cache_type_k: options.KeyTypeOption = None,
+    cache_type_v: options.ValueTypeOption = None,
+    draft_type_k: options.DraftKeyTypeOption = None,
+    draft_type_v: options.DraftValueTypeOption = None,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            "--repeats", callback=options.within("--repeats", 9), metavar="N", help="Replays; the median counts."
+        ),
+    ] = 9,
+    png: Annotated[
+        Path | None,
+        typer.Option("--png", metavar="FILE", help="Also draw the stages of every round (needs matplotlib)."),
+    ] = None,
+) -> None:
+    """Time whole rounds of guessing and checking on a GPU.
+
+    Every stage of a round, the host's part, and the model's pass alone, by number of guesses and length of context,
+    after checking that rounds are sane and give the same bits each time.
+    """
+    from draftwood.bench.suites import rounds as suite
+    from draftwood.planner.hardware import parse_tokens
+
+    asked = [suite.wanted(text) for text in _distinct("--rows-list", rows_list)]
+    lengths = [parse_tokens(text, "--contexts") for text in _distinct("--contexts", contexts)]
+    from draftwood.bench import kv_picture, report, rounds_picture
+    from draftwood.engine.config import check_assumption
+
+    check_assumption(assume_acceptance)
+    if png is not None:
+        kv_picture.blank("--png")  # before the long part
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError("bench round times rounds captured on a GPU, and this machine has none; bench he times a CPU.")
+    from draftwood.bench.suites.ops import measure_limits
+
+    limits = measure_limits()
+    capacity = max(lengths) + suite.room(len(asked), repeats)
+    engine = open_engine(
+        target,
+        draft,
+        (cache_type_k, cache_type_v),
+        (draft_type_k, draft_type_v),
+        capacity,
+        options.DeviceName.cuda,
+        assume_acceptance=assume_acceptance,
+    )
+    timed = suite.Rounds(engine, capacity, assume_acceptance, prefill)
+    for one in asked:
+        timed.shape(one)  # what cannot be is said before the gates, which take a while
+    runs, alone = [], []
+    with steps(len(asked) + len(lengths) * (1 + len(asked))) as begin:
+        for one in asked:
+            begin(f"gates: {one.name}")
+            timed.gate(one)
+        for length in lengths:
+            begin(f"context {length}: the model's pass")
+            timed.start(length)
+            alone.append(timed.passes(length, repeats))
+            for one in asked:
+                begin(f"context {length}: {one.name}")
+                runs.append(timed.measure(one, length, repeats))
+    given = suite.Conditions(
+        engine.describe(), engine.synthetic, limits, report.commit(), repeats, prefill, assume_acceptance
+    )
+    if png is not None:
+        rounds_picture.draw(runs, f"{given.facts['target']} on {limits.device}", png)
+    result = json.dumps(suite.as_json(given, runs, alone))
+    plain([*suite.conditions(given), "", *suite.table(runs, alone), "", result])
+
+
+@app.command()
+def baseline(
+    target: options.TargetOption = "demo",
+    tests: Annotated[
+        str, typer.Option("--tests", metavar="T,T,...", help="ppN reads N tokens, tgN writes N, one a pass.")
+    ] = "pp128,pp512,pp2048,tg128",
+    depths: Annotated[
+        str | None,
+        typer.Option(
+            "--depths",
+            metavar="N,N,...",
+            help="Tokens before them, as in 0 or 4096; if left out 0, on a GPU also 4096 and 16384.",
+        ),
+    ] = None,
+    repeats: Annotated[
+        int,
+        typer.Option("--repeats", callback=options.within("--repeats", 1), metavar="N", help="Runs of each test."),
+    ] = 3,
+    cache_type_k: options.KeyTypeOption = None,
+    cache_type_v: options.ValueTypeOption = None,
+    device: options.DeviceOption = options.DeviceName.auto,
+    dtype: options.DtypeOption = options.Dtype.auto,
+    threads: options.ThreadsOption = None,
+) -> None:
+    """Time plain reading and writing, in llama-bench's layout.
+
+    Without a draft: what other engines are compared with.
+    """
+    from draftwood.bench.suites import baseline as suite
+
+    asked = [suite.parse_test(text) for text in _distinct("--tests", tests)]
+    behind = None if depths is None else [suite.check_depth(_depth(text)) for text in _distinct("--depths", depths)]
+    from draftwood.bench import report
+
+    engine = open_engine(target, None, (cache_type_k, cache_type_v), device=device, dtype=dtype, threads=threads)
+    found = suite.depths_for(engine, asked, behind)
+    with steps(len(found) * (1 + len(asked))) as begin:
+        runs = suite.measure(engine, asked, found, repeats, begin)
+    about, commit = suite.subject(engine), report.commit()
+    result = json.dumps(suite.as_json(about, runs, commit, repeats))
+    plain([*suite.conditions(about, commit, repeats), "", *suite.table(about, runs), "", result])
 
 
 @app.command()
@@ -317,6 +460,12 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= options.MAX_BUDGET + 1:
         raise UsageError(f"--rows names {text[:40]!r}, but a pass has 1 to {options.MAX_BUDGET + 1} rows.")
     return int(text)
+
+
+def _depth(text: str) -> int:
+    from draftwood.planner.hardware import parse_tokens
+
+    return 0 if text == "0" else parse_tokens(text, "--depths")
 
 
 def _dtype(text: str) -> options.Dtype:

@@ -25,7 +25,7 @@ def open_engine(
     device: str = "auto",
     dtype: str = "auto",
     spinner: bool = True,
-    **others: str | int | None,
+    **others: str | float | None,
 ) -> Engine:
     """Fetch what is named and not here, then load it; `others` are fields of `EngineConfig`.
 

@@ -215,6 +215,16 @@ BudgetOption = Annotated[
         rich_help_panel=DRAFTING,
     ),
 ]
+AssumeOption = Annotated[
+    float | None,
+    typer.Option(
+        "--assume-acceptance",
+        metavar="AL",
+        help="For made-up weights on a GPU: tokens that a round with guesses decides on average, whatever the model "
+        "says to them. Everything still runs and is timed.",
+        rich_help_panel=DRAFTING,
+    ),
+]
 TemperatureOption = Annotated[
     float, typer.Option("--temp", metavar="T", help="0 always takes the likeliest token, more is more varied.")
 ]

@@ -66,13 +66,15 @@ def run(
         typer.Option("--out-ids", metavar="F", help="Write prompt and answer as token ids (raw int32) to a file."),
     ] = None,
     chain_seed: Annotated[
-        options.ChainSeed,
+        options.ChainSeed | None,
         typer.Option(
             "--chain-seed",
-            help="How much of a tree's budget its first line of guesses may take.",
+            help="How much of a tree's budget its first line of guesses may take: half, or full where the acceptance "
+            "is assumed, if left out.",
             rich_help_panel=options.DRAFTING,
         ),
-    ] = options.ChainSeed.half,
+    ] = None,
+    assume_acceptance: options.AssumeOption = None,
     draft_block: Annotated[
         int | None,
         typer.Option(
@@ -122,6 +124,7 @@ def run(
         draft_causal=draft_causal,
         draft_block=draft_block,
         draft_window=draft_swa,
+        assume_acceptance=assume_acceptance,
     )
     if max_ctx == options.AUTO:
         facts = engine.describe()
@@ -135,7 +138,7 @@ def run(
                 params,
                 method=method.value,
                 budget=budget,
-                chain_seed=chain_seed.value,
+                chain_seed=None if chain_seed is None else chain_seed.value,
                 progress=progress,
             )
             with closing(events):  # an interrupted one still says how far it came

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+ASSUMED = "acceptance assumed, not measured"
+"""What stands beside every acceptance that was given instead of found."""
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -24,6 +27,7 @@ class Statistics:
     nodes                candidate nodes proposed in all rounds together
     block_size           slots of the draft's block, the root's included; None for a drafter without blocks
     reason               why `auto` chose this method; empty if the caller did
+    assumed              mean tokens a round that the rounds were told to decide; None where the target decided
     """
 
     method: str
@@ -37,6 +41,7 @@ class Statistics:
     nodes: int = 0
     block_size: int | None = None
     reason: str = ""
+    assumed: float | None = None
 
     @property
     def deepest(self) -> int:
@@ -71,7 +76,8 @@ class Statistics:
         return max(self.emitted - 1, 0) / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
     def summary_lines(self) -> list[str]:
-        """The two lines of SPEC-dflash 2.7 with these definitions; only the first without drafting."""
+        """The two lines of SPEC-dflash 2.7 with these definitions; only the first without drafting. What was assumed
+        is called so."""
         lines = [
             f"[dflash] generated {self.emitted} tokens in {self.decode_seconds:.3f} s"
             f"  ->  {self.decode_tokens_per_second:.2f} tok/s"
@@ -80,6 +86,7 @@ class Statistics:
             lines.append(
                 f"[dflash] {self.rounds} draft steps, accepted={self.emitted - 1}/{self.slots} "
                 f"({self.accept_percent:.1f}% per step), avg commit/step={self.acceptance_length:.2f}"
+                + ("" if self.assumed is None else f" ({ASSUMED})")
             )
         return lines
 
@@ -93,6 +100,7 @@ class StatisticsRecorder:
     prompt_tokens: int
     block_size: int | None = None
     reason: str = ""
+    assumed: float | None = None
     rounds: int = 0
     nodes: int = 0
     _proposed: list[int] = field(default_factory=list)
@@ -130,4 +138,5 @@ class StatisticsRecorder:
             nodes=self.nodes,
             block_size=self.block_size,
             reason=self.reason,
+            assumed=self.assumed,
         )

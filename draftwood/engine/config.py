@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,7 +42,8 @@ class EngineConfig:
     "bfloat16". draft_causal: in-block causality, "file" obeys the draft (DESIGN section 8). draft_block: rows of a
     draft block. tap_shift: what to subtract from the draft's target layer numbers. draft_window: how far back the
     draft's layers but the last see, 0 for no window, None for the file's. threads: CPU threads of this process, None
-    for torch's own choice (all cores).
+    for torch's own choice (all cores). assume_acceptance: for benchmarks with made-up weights, tokens that a drafted
+    round decides on average, whatever the target says to the guesses.
     """
 
     target: str
@@ -56,6 +58,7 @@ class EngineConfig:
     tap_shift: str = "auto"
     draft_window: int | None = None
     threads: int | None = None
+    assume_acceptance: float | None = None
 
     def __post_init__(self) -> None:
         if (
@@ -68,6 +71,7 @@ class EngineConfig:
             )
         if self.threads is not None and (not isinstance(self.threads, int) or not 1 <= self.threads <= MAX_THREADS):
             raise UsageError(f"threads is {self.threads!r}; it must be a whole number from 1 to {MAX_THREADS}.")
+        check_assumption(self.assume_acceptance)
         one_of("dtype", self.dtype, DTYPES)
         one_of("device", self.device, DEVICES)
         one_of("draft_causal", self.draft_causal, CAUSAL)
@@ -76,6 +80,14 @@ class EngineConfig:
         for kv in (self.kv, self.draft_kv):
             if kv != "auto":
                 kv_pair(kv)
+
+
+def check_assumption(mean: float | None) -> None:
+    """A UsageError unless it is None or a number from 1 on."""
+    if mean is not None and (isinstance(mean, bool) or not isinstance(mean, int | float) or not 1 <= mean < math.inf):
+        raise UsageError(
+            f"assume_acceptance is {mean!r}; it must be a number of at least 1, the tokens that a round decides."
+        )
 
 
 @dataclass(frozen=True)

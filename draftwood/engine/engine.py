@@ -30,7 +30,7 @@ from draftwood.engine.config import AUTO_CONTEXT, METHODS, EngineConfig, Shaping
 from draftwood.engine.loader import LoadedTarget, load_drafter, load_target, pick_device, pick_draft_kv, pick_kv
 from draftwood.engine.planning import settle
 from draftwood.engine.request import GenerationEvent, GenerationResult
-from draftwood.engine.runner import Runner
+from draftwood.engine.runner import Runner, assumption, check_assumed
 from draftwood.errors import UsageError
 from draftwood.models import known
 from draftwood.prefill.dense import read_prompt
@@ -78,7 +78,7 @@ class Engine:
         loaded = load_target(config, device)
         config = settle(config, loaded.source, device)
         engine = cls(config, loaded, load_drafter(config, loaded.model, device), device)
-        if engine.drafter.max_depth:
+        if engine.drafter.max_depth and config.assume_acceptance is None:
             _ = engine.policy  # measured now, so that the first request does not wait for it
         return engine
 
@@ -99,7 +99,7 @@ class Engine:
         method: str = "auto",
         budget: int | None = None,
         draft_temperature: float = 1.0,
-        chain_seed: str = "half",
+        chain_seed: str | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> GenerationResult:
         """Generate after a text or a list of token ids; see `stream` for the arguments."""
@@ -117,19 +117,22 @@ class Engine:
         method: str = "auto",
         budget: int | None = None,
         draft_temperature: float = 1.0,
-        chain_seed: str = "half",
+        chain_seed: str | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Generator[GenerationEvent, None, None]:
         """Yield an event after the prefill and after every round; the last one carries the result.
 
         method: "auto", "ar" (plain), "chain" or "tree"; none of them changes a token. budget: candidates a round,
-        1..63. draft_temperature, chain_seed: how a tree is grown (SPEC-dflash 3.2, 3.3). progress: told the prompt
-        tokens read so far. Closing the generator early leaves the figures so far in `last_statistics`.
+        1..63. draft_temperature, chain_seed: how a tree is grown (SPEC-dflash 3.2, 3.3); a seed left out is "half", or
+        "full" where the acceptance is assumed. progress: told the prompt tokens read so far. Closing the generator
+        early leaves the figures so far in `last_statistics`.
         """
         params = params or SamplingParams()
         check_method(method, budget)
         ids = self._prompt_ids(prompt)
         limit = min(params.max_tokens, self.config.max_context - len(ids))
+        if chain_seed is None:
+            chain_seed = "half" if self.config.assume_acceptance is None else "full"
         shaping = Shaping(budget, draft_temperature, chain_seed)
         return self._events(ids, params, limit, self._plan(method, shaping), progress)
 
@@ -189,8 +192,13 @@ class Engine:
         model, drafter = self.target.model, plan.drafter
         prompt = self._tensor(ids)
         runner = self._runner(drafter, params)
+        if runner is None and plan.assumed is not None:
+            raise UsageError(
+                "an acceptance can be assumed in rounds captured on a GPU only, which these KV types, arithmetic or "
+                "sampling options do not allow; leave them or --assume-acceptance out."
+            )
         sequence = self._new_sequence(len(ids) + limit) if runner is None else runner.sequence
-        recorder = StatisticsRecorder(plan.method, plan.budget, len(ids), drafter.block_size)
+        recorder = StatisticsRecorder(plan.method, plan.budget, len(ids), drafter.block_size, assumed=plan.assumed)
         stops = set(params.stop_token_ids)
         if not params.ignore_eos and self.tokenizer is not None:
             stops |= self.tokenizer.stop_ids
@@ -236,7 +244,7 @@ class Engine:
             draws: KeyedDraw | Sampler = Sampler(params, model.spec.vocab, self.device, prompt)
             if runner is not None:
                 draws = runner.rounds.draws
-                runner.rounds.draws.begin(params)
+                runner.begin(params)
             pending = draws.draw(model.logits(hidden), prompt.new_tensor([len(ids)]), prompt.new_empty(1, 0)).squeeze(0)
             decoder: Runner | Decoder
             if runner is not None:
@@ -268,15 +276,24 @@ class Engine:
         if not self._device_sequence.on_device:
             return None
         if drafter.name not in self._runners:
-            draws = KeyedDraw(self.device)
-            self._runners[drafter.name] = Runner(self.target.model, self._device_sequence, drafter, draws)
+            mean = None if drafter is self._plain else self.config.assume_acceptance
+            self._runners[drafter.name] = Runner(
+                self.target.model,
+                self._device_sequence,
+                drafter,
+                KeyedDraw(self.device),
+                None if mean is None else assumption(mean, self.device),
+            )
         return self._runners[drafter.name]
 
     def _plan(self, method: str, shaping: Shaping) -> Plan:
         """Fixed: one shape for every round. Auto: the policy chooses before each round and learns after it."""
         if method == "auto" and self.drafter.max_depth == 0:
             method = "ar"
+        mean = None if method == "ar" else self.config.assume_acceptance
         if method == "auto":
+            if mean is not None:
+                raise UsageError("an acceptance is assumed for one shape of tree; take --method chain, tree or ar.")
             policy = self.policy
             policy.begin()
 
@@ -291,8 +308,11 @@ class Engine:
                 "or use method 'ar'."
             )
         shape = METHODS[method](shaping, drafter.block_size)
+        if mean is not None:
+            check_assumed(mean, drafter, shape)
         arm = Arm(method, shape, 0)
-        return Plan(method, 0 if method == "ar" else shape.budget, drafter, lambda: arm, lambda *_: None, lambda: "")
+        used = 0 if method == "ar" else shape.budget
+        return Plan(method, used, drafter, lambda: arm, lambda *_: None, lambda: "", mean)
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         if not isinstance(prompt, str):
@@ -329,7 +349,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the rounds of one request get their trees; `method` and `budget` are for the report."""
+    """How the rounds of one request get their trees; `method`, `budget` and `assumed` are for the report."""
 
     method: str
     budget: int
@@ -337,6 +357,7 @@ class Plan:
     choose: Callable[[], Arm]
     learn: Callable[[Arm, RoundOutcome, float], None]
     reason: Callable[[], str]
+    assumed: float | None = None
 
 
 def _labelled(name: str, synthetic: bool) -> str:

@@ -68,6 +68,8 @@ def pick_draft_kv(wanted: str, device: str) -> tuple[KVSpec, KVSpec]:
 def load_target(config: EngineConfig, device: str) -> LoadedTarget:
     """Open, check and load the target."""
     source = open_target(config.target)
+    if config.assume_acceptance is not None:
+        _check_assumable(source, device)
     module = architecture(source)
     spec = module.read_spec(source)
     check_width(pick_kv(config.kv, device), spec.head_dim)
@@ -84,6 +86,20 @@ def load_target(config: EngineConfig, device: str) -> LoadedTarget:
         source.fingerprint,
         {form: size / total for form, size in weights.forms.items()},
     )
+
+
+def _check_assumable(source: ModelSource, device: str) -> None:
+    """A UsageError where an assumed acceptance could be taken for a measured one, or has nothing to time."""
+    if not source.synthetic:
+        raise UsageError(
+            f"an acceptance can be assumed for made-up weights only, and those of {source.path.name[:60]} are real; "
+            "leave --assume-acceptance out, or name a synthetic: target."
+        )
+    if device == "cpu":
+        raise UsageError(
+            "an acceptance can be assumed in rounds captured on a GPU only, and this is a CPU; leave "
+            "--assume-acceptance out."
+        )
 
 
 def machine_memory() -> int:

@@ -163,11 +163,11 @@ def parse_memory(text: str) -> int:
     return value
 
 
-def parse_tokens(text: str) -> int:
-    """ "131072", "128K" (K = 1024) or "1M" -> tokens; a UsageError for anything else."""
+def parse_tokens(text: str, flag: str = "--context") -> int:
+    """ "131072", "128K" (K = 1024) or "1M" -> tokens; a UsageError, which names the flag, for anything else."""
     value = _number(text, {"": 1, "k": 1 << 10, "m": 1 << 20})
     if value is None or not 2 <= value <= 1 << 24:
-        raise UsageError(f"--context is {text[:40]!r}, but must be 2 to 16M tokens as in 131072 or 128K; give another.")
+        raise UsageError(f"{flag} is {text[:40]!r}, but must be 2 to 16M tokens as in 131072 or 128K; give another.")
     return value
 
 

@@ -22,7 +22,7 @@ def test_text_to_stdout_statistics_to_stderr(
     assert "[dflash] generated 5 tokens" in captured.err and "draft steps" in captured.err
     [request] = behaviour.requests
     assert request["prompt"] == list(b"abc")
-    assert (request["method"], request["budget"], request["chain_seed"]) == ("tree", 22, "half")
+    assert (request["method"], request["budget"], request["chain_seed"]) == ("tree", 22, None)
     params = request["params"]
     assert (params.max_tokens, params.temperature, params.seed) == (5, 0.8, 3)
 

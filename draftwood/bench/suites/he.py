@@ -46,12 +46,14 @@ class MethodRun:
     """All prompts through one method.
 
     budget: the one that the engine used, 0 for plain decoding and for `auto`, whose reason is what it said last.
+    assumed: the acceptance length that its rounds were told, None where the target decided.
     """
 
     method: str
     budget: int
     prompts: tuple[PromptRun, ...]
     reason: str = ""
+    assumed: float | None = None
 
     @property
     def decode_tokens_per_second(self) -> float:
@@ -89,7 +91,8 @@ def run_suite(
     """Run every prompt through every method, `repeats` times, side by side so that drift hits all alike.
 
     `report` is called with "prompt, method" before each run. Each method is warmed up first. Ids are compared
-    with those of plain decoding (`ar`) where it is among the methods, else with those of the first one.
+    with those of plain decoding (`ar`) where it is among the methods, else with those of the first one; those of a
+    method whose acceptance is assumed with its own first ones.
     """
     warm_up = SamplingParams(max_tokens=min(_WARM_UP_TOKENS, params.max_tokens))
     for method in methods:
@@ -98,6 +101,7 @@ def run_suite(
     reference = next((index for index, method in enumerate(methods) if method.name == "ar"), 0)
     runs: list[list[PromptRun]] = [[] for _ in methods]
     budgets, reasons = [0] * len(methods), [""] * len(methods)
+    assumed: list[float | None] = [None] * len(methods)
     differences: list[str] = []
     for prompt in prompts:
         results: list[list[GenerationResult]] = [[] for _ in methods]
@@ -105,8 +109,9 @@ def run_suite(
             for index, method in enumerate(methods):
                 report(f"{prompt.name}, {method.name}")
                 results[index].append(_generate(engine, prompt, method, params))
-        expected = results[reference][0].token_ids
         for index, method in enumerate(methods):
+            assumed[index] = results[index][0].stats.assumed
+            expected = results[reference if assumed[index] is None else index][0].token_ids
             for result in results[index]:
                 parting = difference(expected, result.token_ids)
                 if parting is not None:
@@ -115,8 +120,8 @@ def run_suite(
             budgets[index] = results[index][0].stats.budget
             reasons[index] = results[index][-1].stats.reason
     measured = tuple(
-        MethodRun(method.name, budget, tuple(prompt_runs), reason)
-        for method, budget, prompt_runs, reason in zip(methods, budgets, runs, reasons, strict=True)
+        MethodRun(method.name, budget, tuple(prompt_runs), reason, told)
+        for method, budget, prompt_runs, reason, told in zip(methods, budgets, runs, reasons, assumed, strict=True)
     )
     return SuiteResult(measured, tuple(differences))
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from draftwood.cache.registry import kv_pair
 from draftwood.cache.spec import KVSpec
 from draftwood.decode.tree import DraftTree, TreeShape
-from draftwood.kernels.draft_tree import Grown
 from draftwood.models.base import Model
 from draftwood.models.draft_tensors import DraftSource
 
@@ -35,6 +34,19 @@ class DrafterRequest:
     block: int | None = None
     tap_shift: str = "auto"
     window: int | None = None
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Independent distributions for every depth, on the device: what a tree grows from.
+
+    tokens: int64 [depths, K], the likeliest first. scores: float32 [depths, K], logits, or log-probabilities without
+    a normaliser. normaliser: float32 [depths], taken off the scores, or None.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+    normaliser: Tensor | None = None
 
 
 class Drafter(ABC):
@@ -71,11 +83,11 @@ class Drafter(ABC):
 
     @property
     def on_device(self) -> bool:
-        """Whether `grow` and `keep` serve it: rounds in which the host reads nothing."""
+        """Whether `guess` and `keep` serve it: rounds in which the host reads nothing."""
         return False
 
-    def grow(self, pending: Tensor, shape: TreeShape, committed: Tensor) -> Grown:
-        """`propose` without the host; committed: int64 [1], the sequence's length. May be captured in a graph."""
+    def guess(self, pending: Tensor, shape: TreeShape) -> Guesses:
+        """`propose` without the host, up to what a tree grows from. May be captured in a graph."""
         raise NotImplementedError(f"{self.name} proposes on the host")
 
     def keep(self, features: Tensor | None, path: Tensor, count: Tensor) -> None:  # noqa: B027
@@ -87,6 +99,9 @@ class Drafter(ABC):
 
     def kept(self, count: int) -> None:  # noqa: B027
         """The host's part after it: `count` nodes were kept."""
+
+    def fill_random(self, length: int, seed: int) -> None:  # noqa: B027
+        """Begin a sequence of `length` tokens that nobody read, with random rows for them: for benchmarks."""
 
     @property
     def form(self) -> str:

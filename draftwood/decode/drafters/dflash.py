@@ -7,11 +7,10 @@ from torch import Tensor
 
 from draftwood.batch import GRANULE, MAX_ROWS
 from draftwood.cache.device_draft import DeviceDraftContext
-from draftwood.decode.drafters.base import Drafter, DrafterRequest
-from draftwood.decode.drafters.none import grown_root, root_only
+from draftwood.decode.drafters.base import Drafter, DrafterRequest, Guesses
+from draftwood.decode.drafters.none import no_guesses, root_only
 from draftwood.decode.tree import ROOT_ONLY, DraftTree, TreeShape, build_tree
 from draftwood.errors import UsageError
-from draftwood.kernels.draft_tree import Grown, load_grow
 from draftwood.kernels.top_k import load_top_k
 from draftwood.layers.weights import Weights
 from draftwood.models.dflash import DraftContext, DraftModel, build
@@ -32,7 +31,7 @@ class DFlashDrafter(Drafter):
     ) -> None:
         self.model, self.context, self.spec = model, context, model.spec
         self._device = device
-        self._top_k, self._grow = load_top_k(model.device), load_grow(model.device)
+        self._top_k = load_top_k(model.device)
         self.wants = model.spec.taps
         self.synthetic = model.spec.synthetic
         self.block_size: int = block_size
@@ -84,17 +83,17 @@ class DFlashDrafter(Drafter):
         return self._device is not None and 2 * self.block_size <= MAX_ROWS
 
     @torch.inference_mode()
-    def grow(self, pending: Tensor, shape: TreeShape, committed: Tensor) -> Grown:
+    def guess(self, pending: Tensor, shape: TreeShape) -> Guesses:
         """See Drafter."""
         if shape == ROOT_ONLY:
-            return grown_root(pending, committed)
+            return no_guesses(pending)
         if self._device is None:
             raise ValueError("this draft proposes on the host")
         rows = self._rows(shape)
         logits = self.model.logits(self.model.block_on_device(pending, rows, self._device)[1:])
         width = min(shape.candidates, logits.shape[-1]) if shape.branching else 1
         values, columns, normaliser = self._top_k(logits, width, max(shape.temperature, COLDEST))
-        return self._grow(pending, self.model.token_ids(columns), values, committed, shape.growth, normaliser)
+        return Guesses(self.model.token_ids(columns), values, normaliser)
 
     def keep(self, features: Tensor | None, path: Tensor, count: Tensor) -> None:
         """See Drafter."""
@@ -112,6 +111,15 @@ class DFlashDrafter(Drafter):
         """See Drafter."""
         if self._device is not None:
             self._device.kept(count)
+
+    def fill_random(self, length: int, seed: int) -> None:
+        """See Drafter."""
+        self.context.truncate(0)
+        self._waiting = []
+        for place, state in enumerate(self.context.states):
+            state.fill_random(length, seed + place)
+        if self._device is not None:
+            self._device.settle()
 
     def _rows(self, shape: TreeShape) -> int:
         return min(self.block_size, shape.deepest + 1) if self._may_shorten else self.block_size

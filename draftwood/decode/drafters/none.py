@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from draftwood.decode.drafters.base import Drafter, DrafterRequest
-from draftwood.decode.tree import ROOT_ONLY, DraftTree, TreeShape
-from draftwood.kernels.draft_tree import Grown, load_grow
+from draftwood.decode.drafters.base import Drafter, DrafterRequest, Guesses
+from draftwood.decode.tree import DraftTree, TreeShape
 
 
 class NoDrafter(Drafter):
@@ -29,16 +28,15 @@ class NoDrafter(Drafter):
         """Nothing needs the host."""
         return True
 
-    def grow(self, pending: Tensor, shape: TreeShape, committed: Tensor) -> Grown:
-        """The pending token."""
-        return grown_root(pending, committed)
+    def guess(self, pending: Tensor, shape: TreeShape) -> Guesses:
+        """Nothing that a tree of the root alone would look at."""
+        return no_guesses(pending)
 
 
-def grown_root(pending: Tensor, committed: Tensor) -> Grown:
-    """A tree of the pending token alone, without the host."""
-    grow = load_grow(str(pending.device.type))
+def no_guesses(pending: Tensor) -> Guesses:
+    """What ROOT_ONLY grows from."""
     nothing = pending.new_zeros(1, 1)
-    return grow(pending, nothing, nothing.float(), committed, ROOT_ONLY.growth)
+    return Guesses(nothing, nothing.float())
 
 
 def root_only(pending: Tensor) -> DraftTree:

@@ -1,0 +1,268 @@
+"""Plain reading and plain decoding at several depths, in the layout of `llama-bench`.
+
+"pp512 @ d4096" reads 512 tokens behind 4096 and scores the last one, "tg128" writes 128, one a pass. The tokens are
+random, as there; the depth is read before the clock starts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from draftwood.batch import GRANULE
+from draftwood.cache.sequence import Sequence as SequenceState
+from draftwood.decode.drafters.none import NoDrafter
+from draftwood.decode.params import SamplingParams
+from draftwood.decode.round import Decoder
+from draftwood.decode.sampling import KeyedDraw, Sampler
+from draftwood.decode.tree import ROOT_ONLY
+from draftwood.engine.engine import Engine
+from draftwood.engine.runner import Runner
+from draftwood.errors import UsageError
+from draftwood.prefill.dense import read_prompt
+
+DEPTHS = {"cpu": (0,), "cuda": (0, 4096, 16384)}
+"""What is timed if nothing is said, as far as the model's context allows."""
+
+WARM_UP = 3
+"""Rounds before a decoding is timed: on a GPU they compile and capture it."""
+
+MOST_TOKENS = 1 << 16
+_FIRST = 1
+
+
+@dataclass(frozen=True)
+class Test:
+    """What one figure times. reads: whether `tokens` are read or written."""
+
+    name: str
+    reads: bool
+    tokens: int
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """One test behind `depth` tokens: tokens a second, one figure a repeat."""
+
+    test: Test
+    depth: int
+    speeds: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """As llama-bench names it."""
+        return f"{self.test.name} @ d{self.depth}" if self.depth else self.test.name
+
+    @property
+    def speed(self) -> float:
+        """The mean, as in llama-bench."""
+        return fmean(self.speeds)
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of the repeats, 0 of one."""
+        return stdev(self.speeds) if len(self.speeds) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was timed. facts: `Engine.describe()`. nbytes, parameters: of the tensors in its file."""
+
+    facts: dict[str, Any]
+    synthetic: bool
+    nbytes: int
+    parameters: int
+    backend: str
+
+
+def parse_test(text: str) -> Test:
+    """ "pp512" or "tg128"; a UsageError for anything else."""
+    found = re.fullmatch(r"(pp|tg)([1-9][0-9]{0,5})", text.strip().lower())
+    if found is None or int(found[2]) > MOST_TOKENS:
+        raise UsageError(
+            f"--tests names {text[:40]!r}, but a test is ppN (tokens to read) or tgN (to write), as in pp512, N up to "
+            f"{MOST_TOKENS}."
+        )
+    return Test(found[0], found[1] == "pp", int(found[2]))
+
+
+def check_depth(depth: int) -> int:
+    """The depth, or a UsageError: passes that read start at multiples of GRANULE."""
+    if depth % GRANULE:
+        raise UsageError(f"--depths names {depth}, but a depth must be a multiple of {GRANULE}.")
+    return depth
+
+
+def depths_for(engine: Engine, tests: Sequence[Test], asked: Sequence[int] | None) -> list[int]:
+    """The depths that were asked for, or those usual for the device; a UsageError where the context ends before."""
+    ends, longest = engine.target.model.spec.context_length, max(test.tokens for test in tests)
+    if asked is None:
+        return [depth for depth in DEPTHS[engine.device] if not depth or depth + longest <= ends]
+    wrong = next((depth for depth in asked if depth + longest > ends), None)
+    if wrong is not None:
+        raise UsageError(f"--depths names {wrong}, but the model's context ends at {ends} tokens, the tests' included.")
+    return list(asked)
+
+
+def subject(engine: Engine) -> Subject:
+    """The engine's target, as far as a table names it."""
+    tensors = engine.target.source.tensors.values()
+    backend = "CPU" if engine.device == "cpu" else "ROCm" if torch.version.hip else "CUDA"
+    return Subject(
+        engine.describe(),
+        engine.synthetic,
+        sum(info.nbytes for info in tensors),
+        sum(math.prod(info.shape) for info in tensors),
+        backend,
+    )
+
+
+@torch.inference_mode()
+def measure(
+    engine: Engine, tests: Sequence[Test], depths: Sequence[int], repeats: int, begin: Callable[[str], None]
+) -> list[TestRun]:
+    """Each test at each depth, after a warm-up; `begin` is called with a label before each."""
+    model = engine.target.model
+    longest = max(test.tokens for test in tests)
+    sequence = model.new_sequence(engine.kv, max(depths) + longest + WARM_UP)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(model.spec.vocab, (max(depths) + longest,), generator=generator).to(model.device)
+    empty, runs = sequence.snapshot(), []
+    decoder = _decoder(engine, sequence)
+    for depth in depths:
+        begin(f"reading {depth} tokens of depth")
+        sequence.restore(empty)
+        if depth:
+            read_prompt(model, sequence, ids[:depth])
+        there = sequence.snapshot()
+        for test in tests:
+            begin(f"{test.name} at depth {depth}")
+            speeds = []
+            for _ in range(repeats + 1):
+                sequence.restore(there)
+                seconds = _read(engine, sequence, ids[depth : depth + test.tokens]) if test.reads else decoder(test)
+                speeds.append(test.tokens / seconds)
+            runs.append(TestRun(test, depth, tuple(speeds[1:])))
+    return runs
+
+
+def _read(engine: Engine, sequence: SequenceState, ids: Tensor) -> float:
+    """Seconds to read tokens and score the last one."""
+    start = _now(engine.device)
+    engine.target.model.logits(read_prompt(engine.target.model, sequence, ids))
+    return _now(engine.device) - start
+
+
+def _decoder(engine: Engine, sequence: SequenceState) -> Callable[[Test], float]:
+    """What gives the seconds of a plain decoding from the sequence's state."""
+    model, device = engine.target.model, engine.device
+    params, first = SamplingParams(), torch.tensor(_FIRST, device=device)
+    runner = Runner(model, sequence, NoDrafter(), KeyedDraw(device)) if sequence.on_device else None
+
+    def decode(test: Test) -> float:
+        decoder: Runner | Decoder
+        if runner is None:
+            sampler = Sampler(params, model.spec.vocab, device, first.reshape(1))
+            decoder = Decoder(model, sequence, NoDrafter(), sampler, first)
+        else:
+            runner.begin(params)
+            runner.pending.copy_(first)
+            decoder = runner
+        before = sequence.snapshot()
+        for _ in range(WARM_UP):
+            decoder.round(ROOT_ONLY)
+        sequence.restore(before)
+        start = _now(device)
+        for _ in range(test.tokens):
+            decoder.round(ROOT_ONLY)
+        return _now(device) - start
+
+    return decode
+
+
+def _now(device: str) -> float:
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def table(about: Subject, runs: Sequence[TestRun]) -> list[str]:
+    """A row for each test, aligned, as llama-bench prints them."""
+    heads = ("model", "size", "params", "backend", "test", "t/s")
+    cells = [
+        (
+            str(about.facts["target"]),
+            _bytes(about.nbytes),
+            _count(about.parameters),
+            about.backend,
+            run.label,
+            f"{run.speed:.2f} ± {run.deviation:.2f}",
+        )
+        for run in runs
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    left = (True, False, False, True, False, False)
+
+    def line(row: Sequence[str]) -> str:
+        padded = (
+            f"{cell:<{width}}" if flush else f"{cell:>{width}}"
+            for cell, width, flush in zip(row, widths, left, strict=True)
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rules = ("-" * width if flush else "-" * (width - 1) + ":" for width, flush in zip(widths, left, strict=True))
+    return [line(heads), f"| {' | '.join(rules)} |", *map(line, cells)]
+
+
+def conditions(about: Subject, commit: str, repeats: int) -> list[str]:
+    """The lines that make the numbers below them mean something."""
+    facts = about.facts
+    weights = "synthetic: random weights in true shapes and types; " if about.synthetic else ""
+    return [
+        f"target {facts['target']} ({facts['architecture']}), no draft, {weights}random tokens",
+        f"device {facts['device']}, {facts['threads']} threads, dtype {facts['dtype']}, "
+        f"weights {facts['weight_form']}, KV {facts['kv']}",
+        f"draftwood {commit}, torch {torch.__version__}, mean and deviation of {repeats} runs each after a warm-up",
+    ]
+
+
+def as_json(about: Subject, runs: Sequence[TestRun], commit: str, repeats: int) -> dict[str, Any]:
+    """The whole measurement for programs."""
+    return {
+        "bench": "baseline",
+        "target": about.facts["target"],
+        "synthetic": about.synthetic,
+        "bytes": about.nbytes,
+        "parameters": about.parameters,
+        "backend": about.backend,
+        "device": about.facts["device"],
+        "dtype": about.facts["dtype"],
+        "kv": about.facts["kv"],
+        "commit": commit,
+        "repeats": repeats,
+        "tests": [
+            {
+                "test": run.test.name,
+                "depth": run.depth,
+                "tokens_per_second": round(run.speed, 3),
+                "deviation": round(run.deviation, 3),
+            }
+            for run in runs
+        ],
+    }
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 1 << 30 else f"{count / 2**20:.2f} MiB"
+
+
+def _count(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
