@@ -160,7 +160,8 @@ from draftwood.cli.main import main
 for name in sys.argv[1:]:
     assert main([*name.split(), "--help"]) == 0
 """
-    commands = ("", "run", "chat", "pull", "bench", "bench he", "bench kv", "doctor", "demo", "plan", "synth", "train")
+    benches = ("bench", "bench he", "bench kv", "bench round", "bench baseline")
+    commands = ("", "run", "chat", "pull", *benches, "doctor", "demo", "plan", "synth", "train")
     shown = without_torch(code, *commands)
     assert shown.count("Usage: draftwood") == len(commands)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -49,6 +51,22 @@ def test_without_ar_the_first_method_is_the_reference(behaviour: Behaviour) -> N
     result = run_suite(FakeEngine("model.gguf", None), PROMPTS, methods, PARAMS)
     assert all(line.split(":")[0].endswith(", tree") for line in result.differences)
     assert len(result.differences) == 2
+
+
+def test_what_is_assumed_is_compared_with_itself_alone(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
+    behaviour.wrong = ("tree",)
+    engine = FakeEngine("model.gguf", None)
+    generate = engine.generate
+
+    def told(prompt: str, params: SamplingParams, **options: Any) -> Any:
+        result = generate(prompt, params, **options)
+        tree = options["method"] == "tree"
+        return replace(result, stats=replace(result.stats, assumed=4.0)) if tree else result
+
+    monkeypatch.setattr(engine, "generate", told)
+    result = run_suite(engine, PROMPTS, METHODS, PARAMS, repeats=2)
+    assert result.differences == ()
+    assert [run.assumed for run in result.methods] == [4.0, None]
 
 
 def test_repeats_must_agree_with_each_other(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 from draftwood import __version__
 from draftwood.bench import report
 from draftwood.bench.measure import sample
-from draftwood.bench.suites.he import MethodRun, PromptRun
+from draftwood.bench.suites.he import MethodRun, PromptRun, SuiteResult
 
 
 def prompt(name: str, speed: float, length: float = 4.0, degenerate: bool = False, spread: float = 0.0) -> PromptRun:
@@ -66,6 +67,23 @@ def test_a_narrow_terminal_gets_lines_instead_of_a_table() -> None:
     ]
     assert lines.splitlines()[-1].startswith("* the answer degenerates")
     assert not isinstance(report.comparison(runs, Console(file=io.StringIO(), width=120)), str)
+
+
+def test_an_assumed_acceptance_is_called_so_everywhere() -> None:
+    runs = [MethodRun("ar", 0, (prompt("a", 10.0),)), MethodRun("tree", 8, (prompt("a", 40.0),), assumed=4.93)]
+    said = "acceptance assumed, not measured"
+    assert f"{said}: rounds were told to decide 4.93 tokens on average" in report.method_table(runs[1])
+    assert not any(said in line for line in report.method_table(runs[0]))
+    assert said in report.comparison_lines(runs)[-1] and said in str(report.comparison_table(runs).caption)
+    assert next(line for line in report.legend(runs) if said in line).startswith("tree 8 ")
+    assert report.agreement(runs, 6) == (
+        f"identical tokens in all runs but those of tree 8, which agree among themselves; {said}"
+    )
+    assert report.agreement(runs[:1], 6) == "identical tokens in all 6 runs"
+    facts = dict.fromkeys(("target", "draft", "device", "dtype"), "x")
+    line = json.loads(report.json_line(facts, "c", "humaneval", "0" * 64, 8, SuiteResult(tuple(runs), ())))
+    assert "acceptance" not in line["methods"][0]
+    assert (line["methods"][1]["acceptance"], line["methods"][1]["assumed_acceptance_length"]) == (said, 4.93)
 
 
 def test_legend_names_every_method() -> None:

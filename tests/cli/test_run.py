@@ -27,6 +27,12 @@ def test_text_to_stdout_statistics_to_stderr(
     assert (params.max_tokens, params.temperature, params.seed) == (5, 0.8, 3)
 
 
+def test_an_assumed_acceptance_reaches_the_engine(target: str, behaviour: Behaviour) -> None:
+    assert main(["run", target, "-p", "abc", "--assume-acceptance", "4.93"]) == 0
+    assert main(["bench", "he", "--target", target, "--assume-acceptance", "3"]) == 0
+    assert [load["assume_acceptance"] for load in behaviour.loads] == [4.93, 3.0]
+
+
 def test_only_what_was_said_overrules_the_engine(target: str, behaviour: Behaviour) -> None:
     assert main(["run", target, "-p", "abc"]) == 0
     assert behaviour.loads == [

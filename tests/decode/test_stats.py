@@ -35,6 +35,14 @@ def test_the_summary_has_the_layout_that_scripts_parse() -> None:
     assert found.groups() == ("4", "23", "64", "35.9", "5.75")
 
 
+def test_an_assumed_acceptance_is_called_so() -> None:
+    recorder = StatisticsRecorder("tree", budget=8, prompt_tokens=3, assumed=4.5)
+    recorder.record_round(3, 8, 8)
+    stats = recorder.finish(5, 0.5, 1.0)
+    assert stats.assumed == 4.5
+    assert stats.summary_lines()[1].endswith("avg commit/step=4.00 (acceptance assumed, not measured)")
+
+
 def test_without_a_block_the_deepest_proposal_counts() -> None:
     recorder = StatisticsRecorder("tree", budget=8, prompt_tokens=3)
     recorder.record_round(0, 0, 0)

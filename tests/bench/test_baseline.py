@@ -1,0 +1,101 @@
+"""`bench baseline`: llama-bench's rows from given figures, and the real thing on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from draftwood import Engine
+from draftwood.bench.suites import baseline
+from draftwood.cli.main import main
+from draftwood.errors import UsageError
+
+TINY = "synthetic:qwen3.6-27b-tiny"
+FACTS = {
+    "target": "m.gguf", "architecture": "llama", "device": "cpu", "threads": 2, "dtype": "auto", "weight_form": "int4",
+    "kv": "f32",
+}  # fmt: skip
+
+
+def test_names_of_tests_and_depths() -> None:
+    assert baseline.parse_test(" PP512 ") == baseline.Test("pp512", True, 512)
+    assert baseline.parse_test("tg1") == baseline.Test("tg1", False, 1)
+    for text in ("pp", "pp0", "tg-1", "512", "pp70000", "pg5", "", "pp²"):
+        with pytest.raises(UsageError, match="--tests names"):
+            baseline.parse_test(text)
+    assert baseline.check_depth(4096) == 4096
+    with pytest.raises(UsageError, match="multiple of 64"):
+        baseline.check_depth(100)
+
+
+def test_the_table_has_the_layout_of_llama_bench() -> None:
+    about = baseline.Subject(FACTS, False, 3 << 29, 134_515_008, "CPU")
+    runs = [
+        baseline.TestRun(baseline.Test("pp512", True, 512), 0, (100.0, 102.0)),
+        baseline.TestRun(baseline.Test("tg128", False, 128), 4096, (9.5,)),
+    ]
+    assert baseline.table(about, runs) == [
+        "| model  |     size |   params | backend |          test |           t/s |",
+        "| ------ | -------: | -------: | ------- | ------------: | ------------: |",
+        "| m.gguf | 1.50 GiB | 134.52 M | CPU     |         pp512 | 101.00 ± 1.41 |",
+        "| m.gguf | 1.50 GiB | 134.52 M | CPU     | tg128 @ d4096 |   9.50 ± 0.00 |",
+    ]
+    line = json.loads(json.dumps(baseline.as_json(about, runs, "abc", 2)))
+    assert (line["bench"], line["synthetic"], line["bytes"], line["commit"]) == ("baseline", False, 3 << 29, "abc")
+    assert line["tests"][1] == {"test": "tg128", "depth": 4096, "tokens_per_second": 9.5, "deviation": 0.0}
+    assert "synthetic" not in "\n".join(baseline.conditions(about, "abc", 2))
+
+
+@pytest.mark.parametrize(
+    ("device", "ends", "depths"),
+    [("cpu", 8192, [0]), ("cuda", 65536, [0, 4096, 16384]), ("cuda", 8192, [0, 4096]), ("cuda", 256, [0])],
+)
+def test_the_usual_depths_end_with_the_context(device: str, ends: int, depths: list[int]) -> None:
+    spec = SimpleNamespace(context_length=ends)
+    engine = SimpleNamespace(device=device, target=SimpleNamespace(model=SimpleNamespace(spec=spec)))
+    tests = [baseline.Test("pp2048", True, 2048)]
+    assert baseline.depths_for(engine, tests, None) == depths  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=f"ends at {ends} tokens"):
+        baseline.depths_for(engine, tests, [ends])  # type: ignore[arg-type]
+
+
+def test_a_test_starts_where_the_depth_ends(device: str) -> None:
+    engine = Engine.load(TINY, max_context=64, device=device)
+    labels: list[str] = []
+    tests = [baseline.parse_test("tg3"), baseline.parse_test("pp70")]
+    runs = baseline.measure(engine, tests, [0, 128], 2, labels.append)
+    assert [made.label for made in runs] == ["tg3", "pp70", "tg3 @ d128", "pp70 @ d128"]
+    assert len(labels) == 6 and all(len(made.speeds) == 2 and min(made.speeds) > 0 for made in runs)
+
+
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--tests", "pp64,tg2", "--depths", "0, 64", "--repeats", "1", "-ctk", "q8_0"]
+    assert main(["bench", "baseline", "--target", TINY, "--device", "cpu", *flags]) == 0
+    out = capsys.readouterr().out
+    line = json.loads(out.splitlines()[-1])
+    assert (line["target"], line["synthetic"], line["kv"], line["backend"]) == (TINY, True, "q8_0", "CPU")
+    assert [(row["test"], row["depth"]) for row in line["tests"]] == [
+        ("pp64", 0),
+        ("tg2", 0),
+        ("pp64", 64),
+        ("tg2", 64),
+    ]
+    assert "| tg2 @ d64 |" in out.replace("  ", " ") and "synthetic: random weights" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (["--tests", "pp0"], "--tests names 'pp0'"),
+        (["--tests", "tg1,tg1"], "once"),
+        (["--depths", "100"], "multiple of 64"),
+        (["--depths", "x"], "--depths is 'x'"),
+        (["--depths", "8K"], "context ends at 4096"),
+        (["--repeats", "0"], "--repeats is 0"),
+    ],
+)
+def test_bad_flags(flags: list[str], fragment: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "baseline", "--target", TINY, "--device", "cpu", *flags]) == 2
+    assert fragment in capsys.readouterr().err
