@@ -12,6 +12,7 @@ from draftwood.batch import ForwardInput
 from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.policy import Arm, Costs
+from draftwood.kernels.draft_tree import load_grow
 from draftwood.models.base import Model
 
 ROWS = (1, 2, 4, 8, 16)
@@ -43,7 +44,8 @@ def measure(target: Model, drafter: Drafter, kv: tuple[KVSpec, KVSpec], arms: li
         drafter.propose(tokens[0], arm.shape)
 
     def grow(arm: Arm) -> None:
-        drafter.grow(tokens[0], arm.shape, sequence.committed)
+        guesses, growth = drafter.guess(tokens[0], arm.shape), arm.shape.growth
+        build(tokens[0], guesses.tokens, guesses.scores, sequence.committed, growth, guesses.normaliser)
         if features is not None:
             drafter.keep(features[:ACCEPTED_ROWS], tokens[:ACCEPTED_ROWS], nothing)
 
@@ -52,6 +54,7 @@ def measure(target: Model, drafter: Drafter, kv: tuple[KVSpec, KVSpec], arms: li
         observe(slice(SAMPLE_PROMPT - ACCEPTED_ROWS * MOST_REPEATS))
 
     captured = target.device != "cpu" and drafter.on_device and sequence.on_device
+    build = load_grow(target.device)
     nothing = torch.zeros((), dtype=torch.int64, device=target.device)
     seconds = [_least(lambda n=rows: verify(n), target.device, captured) for rows in ROWS]  # type: ignore[misc]
     # More rows never take less: where they seem to, another program ran while fewer were timed.

@@ -127,7 +127,7 @@ def complaint(outcome: RoundOutcome, shape: TreeShape, max_depth: int, vocab: in
 class Rounds:
     """The rounds of an engine's target and draft on one sequence. A UsageError where they are not captured.
 
-    Shapes that the draft cannot grow, or too short for the acceptance that `assumed` names, are refused by `gate`.
+    assumed: tokens that a drafted round decides on average, None for what the target says. prefill: contexts are read.
     """
 
     @torch.inference_mode()
