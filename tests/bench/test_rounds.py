@@ -16,6 +16,7 @@ from torch import Tensor
 from draftwood import Engine
 from draftwood.bench import rounds_picture
 from draftwood.bench.measure import Sample
+from draftwood.bench.suites import ops
 from draftwood.bench.suites import rounds as suite
 from draftwood.bench.suites.ops import Limits
 from draftwood.cache.base import Keep, LayerState
@@ -209,6 +210,33 @@ def test_rounds_are_gated_and_timed(tiny: Engine) -> None:
     assert timed.sequence.length == 129 + 2 * 9 + 10
     assert runs[0].device.middle == 0.5 and runs[0].stages["verify"].middle == 0.5
     assert len(suite.table(runs, [alone])) == 2 + len(names) + 5
+
+
+def test_on_the_command_line(
+    tiny: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="no matplotlib: pip install draftwood[plots]")
+    loads: list[Any] = []
+
+    def opened(*arguments: Any, **options: Any) -> Engine:
+        loads.append((arguments, options))
+        return tiny
+
+    monkeypatch.setattr("draftwood.cli.bench.open_engine", opened)
+    monkeypatch.setattr(ops, "measure_limits", lambda: LIMITS)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    flags = ["--rows-list", "tree:5,ar", "--contexts", "64,0.25K", "--assume-acceptance", "2.5", "-ctk", "q8_0"]
+    assert main(["bench", "round", *flags, "--png", str(tmp_path / "r.png")]) == 0
+    [(arguments, options)] = loads
+    assert arguments[:3] == ("synthetic:qwen3.6-27b", "synthetic:qwen3.6-27b-dflash:q8_0", ("q8_0", None))
+    assert options == {"assume_acceptance": 2.5} and arguments[5] == "cuda"
+    out = capsys.readouterr().out
+    line = json.loads(out.splitlines()[-1])
+    assert [(row["context"], row["round"]) for row in line["rounds"]] == [
+        (64, "tree:5"), (64, "ar"), (256, "tree:5"), (256, "ar"),
+    ]  # fmt: skip
+    assert line["acceptance"] == ASSUMED and ASSUMED in out.splitlines()[2]
+    assert (tmp_path / "r.png").exists()
 
 
 def test_a_read_context_grows(tiny: Engine) -> None:
