@@ -31,6 +31,6 @@ def draw(runs: Sequence[RoundRun], title: str, path: Path) -> None:
         axes.tick_params(axis="x", rotation=60)
         axes.grid(axis="y", alpha=0.25)
     panels[0].set_ylabel("milliseconds")
-    panels[-1].legend(fontsize="small")
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right center", fontsize="small")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)

@@ -312,7 +312,7 @@ def table(rounds: Sequence[RoundRun], passes: Sequence[PassRun]) -> list[str]:
                 lines.append(f"{run.name:<10}{run.rows:>5}{whole}{stages}{run.tokens:>9.2f}")
         cells = ", ".join(f"{rows} {took.middle:.2f}" for rows, took in alone.passes.items())
         lines += [f"the model's pass alone, by rows: {cells}", ""]
-    times = [time for run in rounds for time in (run.device, *run.stages.values())]
+    times = [time for run in rounds for time in run.stages.values()]
     round_spread = max((run.device.spread_percent for run in rounds), default=0.0)
     widest = max((time.spread_percent for time in times), default=0.0)
     alone_spread = max((time.spread_percent for run in passes for time in run.passes.values()), default=0.0)
