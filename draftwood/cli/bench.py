@@ -182,12 +182,13 @@ def ops(
     from draftwood.bench.suites import kernel_cases, kernels
     from draftwood.bench.suites import ops as suite
 
-    matrices, others = suite.cases(model), kernel_cases.cases(model)
+    matrices = suite.cases(model)
+    others = [case for case in kernel_cases.cases(model) if prefill or case.when != "prompt"]
     names = dict.fromkeys([case.name for case in matrices] + [case.name for case in others])
     if not any(name.startswith(only) for name in names):
         raise UsageError(f"--only is {only[:40]!r}, but no name begins so; they are {', '.join(names)}.")
     matrices = [case for case in matrices if case.name.startswith(only)]
-    others = [case for case in others if case.name.startswith(only) and (prefill or case.when != "prompt")]
+    others = [case for case in others if case.name.startswith(only)]
     import torch
 
     if not torch.cuda.is_available():

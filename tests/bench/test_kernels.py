@@ -134,6 +134,8 @@ def test_only_names_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "ops", "--only", "nonsense"]) == 2
     said = capsys.readouterr().err
     assert "operand.add_norm" in said and "ffn_gate+ffn_up" in said and said.count("\n") == 1
+    assert main(["bench", "ops", "--only", "delta_rule.prefill", "--no-prefill"]) == 2
+    assert "no name begins so" in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert main(["bench", "ops", "--only", "operand"]) == 2 and "no GPU" in capsys.readouterr().err
 
