@@ -51,7 +51,7 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.gpu
-def test_a_small_matrix_passes_the_gates() -> None:
+def test_a_small_matrix_passes_the_gates(gpu: str) -> None:
     case = ops.Case("a", ((BLOCK_TYPES["Q4_K"], 256), (BLOCK_TYPES["Q6_K"], 64)), 512)
     run = ops.measure(case, (1, 16), True, 1)
     assert run.products[16].middle > 0 and run.prefill is not None

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 PROMPT = 2048
 LARGEST_ERROR = 1e-3
 
-_COPIED = 300_000_000
+COPIED = 300_000_000
+"""Bytes of distinct inputs: four times the L2 of any device, or more."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,17 @@ class CaseRun:
     staging: Sample
 
 
-def cases(model: str) -> list[Case]:
-    """The distinct launches of one pass over a known model."""
+def target_of(model: str) -> known.KnownModel:
+    """What is known of a model of this name; a UsageError lists the names."""
     key = known.key_of(model)
     if key is None:
         raise UsageError(f"no model {model[:40]!r} is known; the known ones are {', '.join(known.names())}.")
-    target = known.target(key)
+    return known.target(key)
+
+
+def cases(model: str) -> list[Case]:
+    """The distinct launches of one pass over a known model."""
+    target = target_of(model)
     layers = architecture(target).read_spec(target).layers
     found: dict[Case, int] = {}
     for group in projections(info for info in loaded(target.tensors.values(), layers) if is_matrix(info)):
@@ -101,9 +107,9 @@ def cases(model: str) -> list[Case]:
 def measure_limits() -> Limits:
     """Read two gigabytes, multiply 8192 x 8192 x 8192 in bf16."""
     big = torch.randn(1 << 29, device="cuda")
-    read = _timed(lambda: [torch.sum(big)], 1)
+    read = timed(lambda: [torch.sum(big)], 1)
     left, right = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    multiply = _timed(lambda: [left @ right], 1)
+    multiply = timed(lambda: [left @ right], 1)
     return Limits(torch.cuda.get_device_name(), big.nbytes / read.middle * 1e6, 2 * 8192**3 / multiply.middle * 1e6)
 
 
@@ -116,7 +122,7 @@ def measure(case: Case, rows: tuple[int, ...], prefill: bool, repeats: int) -> C
     x = torch.randn(PROMPT, case.inputs, device="cuda")
     _gate(case, raws, joined, x[:64])
     del raws
-    copies = [joined] + [_copy(joined) for _ in range(max(1, -(-_COPIED // joined.nbytes)) - 1)]
+    copies = [joined] + [_copy(joined) for _ in range(max(1, -(-COPIED // joined.nbytes)) - 1)]
     products = {}
     for count in rows:
         _, padded = triton.padded_rows(count, triton.tiling_of(x.device))
@@ -125,10 +131,10 @@ def measure(case: Case, rows: tuple[int, ...], prefill: bool, repeats: int) -> C
         def run(staged: tuple[Tensor, Tensor] = staged, count: int = count) -> list[Tensor]:
             return [triton.product(*staged, each, count) for each in copies]
 
-        products[count] = _timed(run, len(copies), repeats)
+        products[count] = timed(run, len(copies), repeats)
     _, padded = triton.padded_rows(16, triton.tiling_of(x.device))
-    staging = _timed(lambda: [triton.stage(x[:16], joined.padded[1], padded)[0] for _ in range(20)], 20, repeats)
-    whole = _timed(lambda: [triton.prefill(x, joined)], 1, repeats) if prefill else None
+    staging = timed(lambda: [triton.stage(x[:16], joined.padded[1], padded)[0] for _ in range(20)], 20, repeats)
+    whole = timed(lambda: [triton.prefill(x, joined)], 1, repeats) if prefill else None
     return CaseRun(case, products, whole, staging)
 
 
@@ -166,8 +172,13 @@ def _gate(case: Case, raws: list[Tensor], joined: Joined, x: Tensor) -> None:
             raise DraftwoodError(f"{case.name}: {count} rows have other bits than 64; no speed is shown.")
 
 
-def _timed(function: Callable[[], list[Tensor]], calls: int, repeats: int = 9) -> Sample:
-    """Microseconds a call: `function` makes so many, and is replayed as a captured graph."""
+def timed(
+    function: Callable[[], object], calls: int, repeats: int = 9, before: Callable[[], None] | None = None
+) -> Sample:
+    """Microseconds a call: `function` makes so many, and is replayed as a captured graph.
+
+    before: what is done before each replay, outside its time; the device is busy with it while the graph is launched.
+    """
     function()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -176,6 +187,8 @@ def _timed(function: Callable[[], list[Tensor]], calls: int, repeats: int = 9) -
     graph.replay()
     times = []
     for _ in range(repeats):
+        if before is not None:
+            before()
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         graph.replay()
@@ -265,6 +278,7 @@ def as_json(
                 "share_percent": round(share(runs, n, limits), 1),
             }
             for n in rows
+            if runs
         },
         "prefill_share_percent": round(prefill_share(runs, limits), 1),
         "matrices": [

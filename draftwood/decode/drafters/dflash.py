@@ -31,7 +31,6 @@ class DFlashDrafter(Drafter):
     ) -> None:
         self.model, self.context, self.spec = model, context, model.spec
         self._device = device
-        self._top_k = load_top_k(model.device)
         self.wants = model.spec.taps
         self.synthetic = model.spec.synthetic
         self.block_size: int = block_size
@@ -92,7 +91,8 @@ class DFlashDrafter(Drafter):
         rows = self._rows(shape)
         logits = self.model.logits(self.model.block_on_device(pending, rows, self._device)[1:])
         width = min(shape.candidates, logits.shape[-1]) if shape.branching else 1
-        values, columns, normaliser = self._top_k(logits, width, max(shape.temperature, COLDEST))
+        top_k = load_top_k(self.model.device)
+        values, columns, normaliser = top_k(logits, width, max(shape.temperature, COLDEST))
         return Guesses(self.model.token_ids(columns), values, normaliser)
 
     def keep(self, features: Tensor | None, path: Tensor, count: Tensor) -> None:
