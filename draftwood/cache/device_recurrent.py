@@ -18,20 +18,21 @@ from draftwood.cache.buffers import recurrent_buffers, tape_buffers
 from draftwood.cache.recurrent import DeltaWeights
 from draftwood.cache.step import DecodeStep
 from draftwood.kernels.delta_rule import DeltaLayer, DeltaShape, load_device_form
-from draftwood.kernels.delta_rule.scratch import slot_shape
+from draftwood.kernels.scratch import slot_shape
 
 
 class DeviceRecurrentState(LayerState):
-    """Float32 state [Hv, K, V], window [3, F] and tape of one layer and sequence."""
+    """Float32 state [Hv, K, V], window [3, F] and tape of one layer and sequence. rows: of a decode pass, at most."""
 
-    def __init__(self, shape: DeltaShape, weights: DeltaWeights, device: str) -> None:
+    def __init__(self, shape: DeltaShape, weights: DeltaWeights, device: str, rows: int = MAX_ROWS) -> None:
         self.shape, self._device, self._form = shape, device, load_device_form(device)
+        self._rows = rows
         sizes = shape.value_heads, shape.key_dim, shape.value_dim, shape.channels, len(weights.conv)
         self.state, self.window = (zeros(buffer, device) for buffer in recurrent_buffers(*sizes))
         tape = str(weights.tape).removeprefix("torch.")
         raw, decay, beta = (
             zeros(buffer, device)
-            for buffer in tape_buffers(MAX_ROWS, shape.value_heads, shape.channels, tape, len(weights.conv) - 1)
+            for buffer in tape_buffers(rows, shape.value_heads, shape.channels, tape, len(weights.conv) - 1)
         )
         self.layer = DeltaLayer(weights.conv, weights.rate, weights.bias, self.state, self.window, raw, decay, beta)
         self.length = 0
@@ -44,7 +45,9 @@ class DeviceRecurrentState(LayerState):
     def stage(self, raw: Tensor, a: Tensor, b: Tensor, step: DecodeStep) -> Tensor:
         """See RecurrentState."""
         visits = self._form.stage_nodes(raw, a, b, step.plan, self.layer, self.shape)
-        return self._form.tree_rule(visits, step.plan, self.state, _slots(self.shape, self._device), self.shape)
+        return self._form.tree_rule(
+            visits, step.plan, self.state, _slots(self.shape, self._device, self._rows), self.shape
+        )
 
     def commit(self, path: Tensor, count: int) -> None:
         """Replay the nodes `path[:count]` from the tape."""
@@ -98,6 +101,6 @@ class DeviceRecurrentState(LayerState):
 
 
 @cache
-def _slots(shape: DeltaShape, device: str) -> Tensor:
+def _slots(shape: DeltaShape, device: str, rows: int) -> Tensor:
     """Scratch for the states at a tree's branches, one for all layers."""
-    return torch.empty(slot_shape(MAX_ROWS, shape.value_heads, shape.key_dim, shape.value_dim), device=device)
+    return torch.empty(slot_shape(rows, shape.value_heads, shape.key_dim, shape.value_dim), device=device)

@@ -1,8 +1,8 @@
 """What the GPU kernels keep and use: weights in their layouts, and scratch.
 
-`linear.packing` allocates a matrix from the list here. The compact layout and all scratch are designs (DESIGN section
-5, KERNEL-NOTES) and marked planned. Torch-free, and in one file because the kernel packages import torch. Letters: R
-rows of a decode pass, T tokens of a prefill pass, N K out and in features, H heads, D head width, Hv value heads.
+`linear.packing` allocates a matrix from the list here; the shapes of scratch are those of `scratch` and `chunks`, which
+the kernels allocate by too. The compact layout is a design (DESIGN section 5) and marked planned. Torch-free, and in
+one file because the kernel packages import torch. Letters as in `scratch`.
 """
 
 from __future__ import annotations
@@ -10,24 +10,39 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from draftwood.batch import GRANULE
 from draftwood.buffers import BufferSpec
 from draftwood.formats.source import TensorInfo
+from draftwood.kernels.chunks import state_shape
 from draftwood.kernels.layouts import BLOCK, LAYOUTS, OUTPUTS, STEP, Layout
+from draftwood.kernels.scratch import (
+    block_parts,
+    block_shapes,
+    chunk_shapes,
+    expanded_shape,
+    granule_shapes,
+    parts_of,
+    product_programs,
+    row_tiles,
+    segment_rows,
+    slot_shape,
+    visit_width,
+    whole,
+)
 
 WEIGHTS = ("fast", "compact")
 """Layouts of all weights. fast: as `linear.packing` keeps them. compact: the same values, in the bits of
 the file where those are fewer.
 """
 
-SUM_PROGRAMS, SUM_COLUMNS = 1024, 32
-"""Programs of a product that is split along K, at most, and the output columns of each."""
+ROW_TILE = 16
+"""Rows of a row tile of a product; NVIDIA's are half of that, so that a pass may have up to eight rows less there."""
 
-MAX_SPLITS = 32
-"""Parts that the keys of a verify attention are split into, so that a few rows fill the device."""
+PROCESSORS = 132
+"""Multiprocessors of the device that a plan is made for. More of them split products with few outputs into more parts,
+and a draft's keys; the widest products, which need the most room, have two parts a tile on any device."""
 
-MAX_BRANCHES = 15
-"""States of one layer that a depth-first walk over a tree may have to come back to."""
+BLOCK_ROWS, BLOCK_KEYS = 64, 16
+"""Query rows and, at least, keys of a program of a draft's attention."""
 
 
 def packed_buffers(layout: Layout, out_features: int, in_features: int) -> list[BufferSpec]:
@@ -60,28 +75,85 @@ def dense_buffer(info: TensorInfo) -> BufferSpec:
     return BufferSpec(info.name, info.shape, "float32", "model")
 
 
-def partial_sums(rows: int) -> BufferSpec:
-    """Parts of a product that is split along K: two tiles [R, SUM_COLUMNS] a program, added in order."""
-    return BufferSpec("partial sums", (SUM_PROGRAMS, 2, rows, SUM_COLUMNS), "float32", "pass", planned=True)
-
-
-def attention_parts(rows: int, heads: int, head_dim: int) -> BufferSpec:
-    """Output, maximum and sum of every part of the keys, [splits, R, H, D + 2]; all layers share it."""
-    return BufferSpec("attention parts", (MAX_SPLITS, rows, heads, head_dim + 2), "float32", "pass", planned=True)
-
-
-def branch_states(value_heads: int, key_dim: int, value_dim: int) -> BufferSpec:
-    """The delta rule's states at a tree's branches, [15, Hv, K, V]; all layers share it."""
-    shape = (MAX_BRANCHES, value_heads, key_dim, value_dim)
-    return BufferSpec("branch states", shape, "float32", "pass", planned=True)
-
-
-def chunk_buffers(tokens: int, value_heads: int, key_dim: int, value_dim: int) -> list[BufferSpec]:
-    """The delta rule's chunk form: u [T, Hv, V], w [T, Hv, K] and two matrices for each granule and head."""
-    square = (tokens // GRANULE, value_heads, GRANULE, GRANULE)
+def operand(rows: int, inputs: int) -> list[BufferSpec]:
+    """Rows of a decode pass as a product takes them."""
+    padded = row_tiles(rows, ROW_TILE) * ROW_TILE
     return [
-        BufferSpec("u", (tokens, value_heads, value_dim), "float32", "pass", planned=True),
-        BufferSpec("w", (tokens, value_heads, key_dim), "float32", "pass", planned=True),
-        BufferSpec("interaction", square, "float32", "pass", planned=True),
-        BufferSpec("scores", square, "float32", "pass", planned=True),
+        BufferSpec("operand", (padded, whole(inputs, STEP)), "float16", "pass"),
+        BufferSpec("operand factors", (padded,), "float32", "pass"),
+    ]
+
+
+def parts(rows: int, outputs: int, inputs: int) -> BufferSpec:
+    """A product of a decode pass before its parts are added, [most, R, N]."""
+    tiles, steps = -(-outputs // OUTPUTS), -(-inputs // STEP)
+    most = parts_of(tiles, steps, product_programs(tiles, steps, PROCESSORS))
+    shape = most, row_tiles(rows, ROW_TILE) * ROW_TILE, tiles * OUTPUTS
+    return BufferSpec("parts", shape, "float32", "pass")
+
+
+def prefill_product(tokens: int, outputs: int, inputs: int) -> list[BufferSpec]:
+    """A product of a prefill pass: its rows as halves, the weights that are expanded at a time, the result."""
+    padded = whole(inputs, STEP)
+    return [
+        BufferSpec("operand", (tokens, padded), "float16", "pass"),
+        BufferSpec("operand factors", (tokens,), "float32", "pass"),
+        BufferSpec("expanded weights", expanded_shape(whole(outputs, OUTPUTS), padded), "float16", "pass"),
+        BufferSpec("product", (tokens, outputs), "float32", "pass"),
+    ]
+
+
+def attention_states(rows: int, heads: int, kv_heads: int, head_dim: int, capacity: int) -> BufferSpec:
+    """What a decode pass's attention keeps of every chunk of positions; `capacity` is that of the cache."""
+    shape = state_shape(rows, heads, kv_heads, head_dim, capacity)
+    return BufferSpec("attention states", shape, "float32", "pass")
+
+
+def granule_attention(
+    tokens: int, heads: int, kv_heads: int, head_dim: int, capacity: int, expanded: int
+) -> list[BufferSpec]:
+    """Scratch and result of a prefill pass's attention, at the end of the context; expanded: of keys and values, how
+    many are not kept as halves."""
+    segment = segment_rows(capacity, kv_heads, head_dim) if expanded else capacity
+    shapes = granule_shapes(tokens, heads, kv_heads, head_dim, capacity, segment, expanded)
+    return [
+        BufferSpec("staged queries", (tokens, heads, head_dim), "float16", "pass"),
+        BufferSpec("attended", (tokens, heads, head_dim), "float32", "pass"),
+        *(
+            BufferSpec(name, shape, "float16" if name == "room" else "float32", "pass")
+            for name, shape in shapes.items()
+        ),
+    ]
+
+
+def block_attention(rows: int, heads: int, kv_heads: int, head_dim: int, kept: int) -> list[BufferSpec]:
+    """Parts and result of a draft block's attention over a plane of `kept` rows."""
+    tall = -(-rows * (heads // kv_heads) // BLOCK_ROWS)
+    count = block_parts(-(-kept // BLOCK_KEYS), kv_heads * tall, PROCESSORS)
+    scratch = block_shapes(count, rows, heads, head_dim)
+    return [
+        *(BufferSpec(name, shape, "float32", "pass") for name, shape in scratch.items()),
+        BufferSpec("attended", (rows, heads * head_dim), "float32", "pass"),
+    ]
+
+
+def tree_rule(rows: int, key_heads: int, value_heads: int, key_dim: int, value_dim: int) -> list[BufferSpec]:
+    """The delta rule of a decode pass: its visits and the result."""
+    return [
+        BufferSpec("visits", (rows, visit_width(key_heads, value_heads, key_dim, value_dim)), "float32", "pass"),
+        BufferSpec("mixed", (rows, value_heads, value_dim), "float32", "pass"),
+    ]
+
+
+def branch_states(rows: int, value_heads: int, key_dim: int, value_dim: int) -> BufferSpec:
+    """The delta rule's states at a tree's branches; all layers share it, and it stays from pass to pass."""
+    return BufferSpec("branch states", slot_shape(rows, value_heads, key_dim, value_dim), "float32", "model")
+
+
+def chunk_buffers(tokens: int, key_heads: int, value_heads: int, key_dim: int, value_dim: int) -> list[BufferSpec]:
+    """The delta rule of a prefill pass: its workspace and the result."""
+    shapes = chunk_shapes(tokens, key_heads, value_heads, key_dim, value_dim)
+    return [
+        *(BufferSpec(name, shape, "float32", "pass") for name, shape in shapes.items()),
+        BufferSpec("mixed", (tokens, value_heads, value_dim), "float32", "pass"),
     ]

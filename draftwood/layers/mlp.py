@@ -29,5 +29,5 @@ class MLP:
 
     def __call__(self, x: Tensor, prefill: bool) -> Tensor:
         """x float32 [N, E] -> [N, E]."""
-        gate, up = self.gate_up(x, prefill)
-        return self.down(self._gate(gate, up), prefill)
+        # No name for gate and up, so that they are gone before the next product needs room.
+        return self.down(self._gate(*self.gate_up(x, prefill)), prefill)

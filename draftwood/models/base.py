@@ -123,8 +123,8 @@ class Model:
         taps = Taps(inputs.wanted, x)
         operand = add_norm(x, None, self.blocks[0].mixer_norm, eps)
         for index, (block, state, norm) in enumerate(zip(self.blocks, sequence.states, self._following, strict=True)):
-            mixed = block.mixer.decode(operand, state, step, self._operands)  # type: ignore[arg-type]
-            operand = add_norm(x, mixed, block.mlp_norm, eps)
+            # No name for products, so that one is gone before the next layer needs room.
+            operand = add_norm(x, block.mixer.decode(operand, state, step, self._operands), block.mlp_norm, eps)  # type: ignore[arg-type]
             operand = add_norm(x, block.mlp.decode(operand, self._operands), norm, eps)
             taps.take(index, x)
         return ForwardOutput(operand if isinstance(operand, Tensor) else self._norm(x, norm, eps), taps.features)

@@ -1,7 +1,7 @@
 """The buffers of a target and of a draft, layer by layer, from their facts alone. Torch-free.
 
-Letters: E hidden width, F width of the feed-forward network, V vocabulary, R rows of a decode pass, T tokens of a
-prefill pass, B rows of a draft block.
+`pass_buffers` has what passes use beside these. Letters: E hidden width, R rows of a decode pass, T tokens of a
+prefill pass.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from draftwood.batch import GRANULE, MAX_ROWS, PASS_TOKENS
-from draftwood.buffers import BufferSpec, largest
+from draftwood.buffers import BufferSpec
 from draftwood.cache.buffers import kv_buffers, plane_rows, recurrent_buffers, tape_buffers, token_buffer
 from draftwood.cache.spec import KVSpec
 from draftwood.formats.source import TensorInfo
@@ -139,12 +139,16 @@ def state_buffers(spec: ModelSpec) -> list[BufferSpec]:
     return layer * (spec.layers - sum(spec.attention))
 
 
-def replay_buffers(spec: ModelSpec, rows: int, tape: str = "bfloat16") -> list[BufferSpec]:
-    """The replay tapes of all gated delta net layers for passes of `rows` rows; `tape` is float32 in float32 mode."""
+def replay_buffers(spec: ModelSpec, rows: int = MAX_ROWS, tape: str = "bfloat16") -> list[BufferSpec]:
+    """The replay tapes of all gated delta net layers, each with its convolution's window before its `rows` rows.
+
+    tape: float32 in float32 mode.
+    """
     delta = spec.delta
     if delta is None:
         return []
-    return tape_buffers(rows, delta.value_heads, delta.channels, tape) * (spec.layers - sum(spec.attention))
+    layer = tape_buffers(rows, delta.value_heads, delta.channels, tape, delta.taps - 1)
+    return layer * (spec.layers - sum(spec.attention))
 
 
 def draft_cache_buffers(spec: DraftSpec, kv: tuple[KVSpec, KVSpec], capacity: int) -> list[BufferSpec]:
@@ -163,61 +167,5 @@ def feature_buffers(hidden: int, taps: int, rows: int) -> list[BufferSpec]:
         return []
     return [
         BufferSpec("features", (rows, taps * hidden), "float32", "pass"),
-        BufferSpec("prompt features", (PASS_TOKENS, taps * hidden), "float16", "pass", planned=True),
+        BufferSpec("prompt features", (PASS_TOKENS, taps * hidden), "float32", "pass"),
     ]
-
-
-def logit_buffers(vocab: int, rows: int, draft: DraftSpec | None) -> list[BufferSpec]:
-    """Logits of a decode pass [R, V] and of a draft block [B - 1, V]."""
-    own = [BufferSpec("logits", (rows, vocab), "float32", "pass")]
-    block = [] if draft is None else [BufferSpec("draft logits", (draft.block_size - 1, vocab), "float32", "pass")]
-    return own + block
-
-
-def pass_buffers(spec: ModelSpec, rows: int = MAX_ROWS, tokens: int = PASS_TOKENS) -> list[BufferSpec]:
-    """Activations and scratch of a decode pass and of a prefill pass.
-
-    Of a prefill pass's mixer and feed-forward network only one runs at a time.
-    """
-    mixers = [_attention_pass(spec, tokens)]
-    decode = [kernels.partial_sums(rows), kernels.attention_parts(rows, spec.heads, spec.head_dim)]
-    if spec.delta is not None:
-        delta = spec.delta
-        mixers.append(_delta_pass(spec, tokens))
-        decode.append(kernels.branch_states(delta.value_heads, delta.state_dim, delta.state_dim))
-    widest = max(2 * spec.ffn, spec.query_width, 0 if spec.delta is None else spec.delta.channels)
-    return [
-        *decode,
-        _planned("decode residual", (rows, spec.hidden), "float32"),
-        _planned("decode operand", (rows, max(spec.ffn, spec.hidden, spec.heads * spec.head_dim)), "float16"),
-        _planned("decode product", (rows, widest), "float32"),
-        _planned("prefill residual", (tokens, spec.hidden), "float32"),
-        _planned("prefill operand", (tokens, max(spec.ffn, spec.hidden, spec.heads * spec.head_dim)), "float16"),
-        *largest(*mixers, [_planned("gate and up", (tokens, 2 * spec.ffn), "bfloat16")]),
-    ]
-
-
-def _attention_pass(spec: ModelSpec, tokens: int) -> list[BufferSpec]:
-    width = spec.query_width + 2 * spec.kv_heads * spec.head_dim
-    return [
-        _planned("query, key, value", (tokens, width), "bfloat16"),
-        _planned("attended", (tokens, spec.heads * spec.head_dim), "float32"),
-    ]
-
-
-def _delta_pass(spec: ModelSpec, tokens: int) -> list[BufferSpec]:
-    delta = spec.delta
-    if delta is None:
-        return []
-    return [
-        _planned("raw projection", (tokens, delta.channels), "bfloat16"),
-        _planned("convolved", (tokens, delta.channels), "bfloat16"),
-        _planned("output gate", (tokens, delta.value_width), "bfloat16"),
-        _planned("decay and beta", (tokens, 2, delta.value_heads), "float32"),
-        _planned("mixed", (tokens, delta.value_width), "float32"),
-        *kernels.chunk_buffers(tokens, delta.value_heads, delta.state_dim, delta.state_dim),
-    ]
-
-
-def _planned(name: str, shape: tuple[int, ...], dtype: str) -> BufferSpec:
-    return BufferSpec(name, shape, dtype, "pass", planned=True)

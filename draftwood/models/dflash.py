@@ -32,6 +32,7 @@ from draftwood.layers.mlp import MLP
 from draftwood.layers.weights import Weights
 from draftwood.models.base import Model
 from draftwood.models.draft_spec import DraftSpec, fit
+from draftwood.models.pass_buffers import PROJECTED
 
 FEATURE_LIMIT = 65504.0
 """Features are clipped to the range of float16 (SPEC-draft-formats 2.2)."""
@@ -130,9 +131,13 @@ class DraftModel:
         """Append the K and V of the tokens after the cached ones.
 
         features: float32 [n, taps * E], the target's outputs of the tapped layers side by side, in the taps'
-        order. More than MAX_ROWS rows are read in the prefill form of the weights.
+        order. More than MAX_ROWS rows are read in the prefill form of the weights, PROJECTED at a time.
         """
         count = len(features)
+        if count > PROJECTED:
+            for rows in features.split(PROJECTED):
+                self.project(rows, context)
+            return
         prefill = count > MAX_ROWS
         if prefill:
             features = functional.pad(features, (0, 0, 0, -count % GRANULE))
@@ -191,8 +196,8 @@ class DraftModel:
         following = [layer.attention_norm for layer in self.layers[1:]] + [self.output_norm]
         operand = add_norm(x, None, self.layers[0].attention_norm, eps)
         for layer, state, norm in zip(self.layers, context.states, following, strict=True):
-            mixed = layer.attention.on_device(operand, turn, committed, state, self._operands)
-            operand = add_norm(x, mixed, layer.mlp_norm, eps)
+            attend = layer.attention.on_device
+            operand = add_norm(x, attend(operand, turn, committed, state, self._operands), layer.mlp_norm, eps)
             operand = add_norm(x, layer.mlp.decode(operand, self._operands), norm, eps)
         return self._norm(x, self.output_norm, eps)
 

@@ -14,6 +14,7 @@ from draftwood.buffers import total
 from draftwood.cache.registry import KV_TYPES
 from draftwood.cache.spec import KVSpec
 from draftwood.models import buffers
+from draftwood.models.pass_buffers import pass_buffers
 from draftwood.planner.hardware import DRIVER, GRAPHS, MARGIN, Card
 from draftwood.planner.inventory import Draft, Target
 
@@ -92,16 +93,15 @@ LEVERS = (
 def parts(setup: Setup) -> dict[str, int]:
     """Bytes of a combination by part; the sum is what the driver would count."""
     target, draft = setup.target, setup.draft
-    spec = target.spec
+    spec, facts = target.spec, None if draft is None else draft.spec
     table = buffers.table_buffer(target.tensors) if setup.table_on_card else None
     taken = {
         "weights": target.layout_bytes[setup.layout],
         "table": 0 if table is None else table.nbytes,
         "kv": total(buffers.cache_buffers(spec, setup.kv, setup.context)),
         "state": total(buffers.state_buffers(spec)),
-        "tape": total(buffers.replay_buffers(spec, setup.rows)),
-        "workspace": total(buffers.pass_buffers(spec, setup.rows)),
-        "logits": total(buffers.logit_buffers(spec.vocab, setup.rows, None if draft is None else draft.spec)),
+        "tape": total(buffers.replay_buffers(spec)),
+        "workspace": total(pass_buffers(spec, setup.kv, setup.context, setup.rows, facts)),
         "driver": DRIVER,
         "graphs": GRAPHS,
         "margin": MARGIN,

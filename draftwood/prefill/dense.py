@@ -37,7 +37,9 @@ def read_prompt(
             observe(tokens, output.features)
         if progress is not None:
             progress(first + len(tokens))
-        last = output.hidden[-1:]
+        # A copy, and no name for the rest, so that one pass's rows are gone before the next one needs room.
+        last = output.hidden[-1:].clone()
+        del output
     if last is None:
         raise ValueError("an empty prompt has no last row")
     return last

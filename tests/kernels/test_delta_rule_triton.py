@@ -14,8 +14,8 @@ from draftwood.batch import GRANULE, depth_first
 from draftwood.errors import DeviceError
 from draftwood.kernels.activation import sigmoid, silu, softplus
 from draftwood.kernels.delta_rule import DeltaLayer, DeltaShape, advance, granules, load_device_form, nodes
-from draftwood.kernels.delta_rule.scratch import branch_slots, slot_shape, visit_width
 from draftwood.kernels.norm import rms_norm
+from draftwood.kernels.scratch import branch_slots, slot_shape, visit_width
 from tests.kernels.compiling import Compiled, compile_cases, compile_kernel
 from tests.kernels.interpreting import run_interpreted
 from tests.kernels.rows import poisoned

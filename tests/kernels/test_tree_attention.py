@@ -16,7 +16,7 @@ from draftwood.batch import MAX_ROWS
 from draftwood.cache.registry import kv_spec, load_plane
 from draftwood.errors import DeviceError
 from draftwood.kernels.attention import attend_row, load_attend_tree
-from draftwood.kernels.attention.chunks import chunk_of, start_of, state_shape
+from draftwood.kernels.chunks import chunk_of, start_of, state_shape
 from tests.kernels.compiling import compile_cases, compile_kernel
 from tests.kernels.interpreting import run_interpreted
 from tests.kernels.rows import poisoned

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from draftwood.batch import GRANULE, ForwardInput
+from draftwood.batch import GRANULE
 from draftwood.buffers import total
 from draftwood.cache.kv import KVState
 from draftwood.cache.recurrent import DeltaWeights, RecurrentState
 from draftwood.cache.registry import KV_TYPES, kv_pair
 from draftwood.cache.sequence import Sequence
-from draftwood.cache.step import DecodeStep
 from draftwood.cache.window import windowed_state
 from draftwood.engine.sources import open_draft, open_target
 from draftwood.formats.ggml import BLOCK_TYPES
@@ -33,6 +32,7 @@ from draftwood.models import buffers, dflash, known
 from draftwood.models.base import Model
 from draftwood.models.draft_spec import DraftSpec, read_spec
 from draftwood.models.draft_tensors import DraftTensors, open_source
+from draftwood.models.pass_buffers import pass_buffers
 from draftwood.models.registry import architecture
 from draftwood.models.spec import DeltaSpec, ModelSpec
 from draftwood.planner import hardware
@@ -108,12 +108,11 @@ def allocated(row: Row, question: Question, rows: int) -> list[Tensor]:
         if attends:
             states.append(KVState(row.kv, spec.kv_heads, spec.head_dim, capacity, "cpu"))
         elif spec.delta is not None:
-            states.append(staged(spec.delta, rows))
-            made += tape_of(states[-1])
+            states.append(recurrent(spec.delta))
+            made += tape(spec.delta)
     sequence = Sequence(states, capacity, "cpu")
     made += [sequence.tokens, *(t for state in states for t in tensors_of(state))]
-    made += decode_scratch(spec, rows) + prefill_scratch(spec)
-    made.append(torch.empty(rows, spec.vocab))
+    made += scratch(row, question, rows)
     if draft is not None:
         facts, kv = draft.spec, kv_pair("tq4_0" if "draft_kv" in row.levers else "q8_0")
         context = [[f"blk.{i}.attn_{axis}" for axis in "kv" for i in range(facts.layers)]]
@@ -121,8 +120,7 @@ def allocated(row: Row, question: Question, rows: int) -> list[Tensor]:
         for window in facts.windows:
             made += tensors_of(windowed_state(kv, facts.kv_heads, facts.head_dim, capacity, window, "cpu"))
         width = len(facts.taps) * spec.hidden
-        made += [torch.empty(rows, width), torch.empty(2048, width, dtype=torch.float16)]
-        made.append(torch.empty(facts.block_size - 1, spec.vocab))
+        made += [torch.empty(rows, width), torch.empty(2048, width)]
     return made
 
 
@@ -160,21 +158,16 @@ def packed(kind: str, rows: int, columns: int) -> list[Tensor]:
     return [t for t in (made.words, made.high, made.scales, made.factor) if t is not None]
 
 
-def staged(delta: DeltaSpec, rows: int) -> RecurrentState:
-    """A state with a pass of `rows` nodes on its tape."""
+def recurrent(delta: DeltaSpec) -> RecurrentState:
     shape = DeltaShape(delta.key_heads, delta.value_heads, delta.state_dim, delta.state_dim, 1e-6)
     gate = torch.zeros(delta.value_heads)
-    weights = DeltaWeights(torch.zeros(4, delta.channels), gate, gate, torch.bfloat16)
-    state = RecurrentState(shape, weights, "cpu")
-    raw, gates = torch.zeros(rows, delta.channels), torch.zeros(rows, delta.value_heads)
-    at = torch.arange(rows)
-    state.stage(raw, gates, gates.clone(), DecodeStep(ForwardInput(at, at, at - 1), at[:1], raw))
-    return state
+    return RecurrentState(shape, DeltaWeights(torch.zeros(4, delta.channels), gate, gate, torch.bfloat16), "cpu")
 
 
-def tape_of(state: KVState | RecurrentState) -> list[Tensor]:
-    assert isinstance(state, RecurrentState) and state._tape is not None
-    return list(state._tape)
+def tape(delta: DeltaSpec) -> list[Tensor]:
+    """As on a GPU: for the largest pass, and the three rows before it."""
+    raw = torch.empty(3 + 64, delta.channels, dtype=torch.bfloat16)
+    return [raw, torch.empty(64, delta.value_heads), torch.empty(64, delta.value_heads)]
 
 
 def tensors_of(state: KVState | RecurrentState) -> list[Tensor]:
@@ -183,44 +176,11 @@ def tensors_of(state: KVState | RecurrentState) -> list[Tensor]:
     return [t for plane in (state.keys, state.values) for t in plane.buffers().values()]
 
 
-def decode_scratch(spec: ModelSpec, rows: int) -> list[Tensor]:
-    made = [torch.empty(1024, 2, rows, 32), torch.empty(32, rows, spec.heads, spec.head_dim + 2)]
-    widest = max(2 * spec.ffn, spec.query_width)
-    if spec.delta is not None:
-        made.append(torch.empty(15, spec.delta.value_heads, spec.delta.state_dim, spec.delta.state_dim))
-        widest = max(widest, spec.delta.channels)
-    operand = max(spec.ffn, spec.hidden, spec.heads * spec.head_dim)
-    made += [torch.empty(rows, spec.hidden), torch.empty(rows, operand, dtype=torch.float16)]
-    return [*made, torch.empty(rows, widest)]
-
-
-def prefill_scratch(spec: ModelSpec, tokens: int = 2048) -> list[Tensor]:
-    half = {"dtype": torch.bfloat16}
-    operand = max(spec.ffn, spec.hidden, spec.heads * spec.head_dim)
-    phases = [
-        [torch.empty(tokens, 2 * spec.ffn, **half)],
-        [
-            torch.empty(tokens, spec.query_width + 2 * spec.kv_heads * spec.head_dim, **half),
-            torch.empty(tokens, spec.heads * spec.head_dim),
-        ],
-    ]
-    if spec.delta is not None:
-        d = spec.delta
-        phases.append(
-            [
-                torch.empty(tokens, d.channels, **half),
-                torch.empty(tokens, d.channels, **half),
-                torch.empty(tokens, d.value_width, **half),
-                torch.empty(tokens, 2 * d.value_heads),
-                torch.empty(tokens, d.value_width),
-                torch.empty(tokens, d.value_heads, d.state_dim),
-                torch.empty(tokens, d.value_heads, d.state_dim),
-                torch.empty(tokens // 64, d.value_heads, 64, 64),
-                torch.empty(tokens // 64, d.value_heads, 64, 64),
-            ]
-        )
-    shared = [torch.empty(tokens, spec.hidden), torch.empty(tokens, operand, dtype=torch.float16)]
-    return shared + max(phases, key=lambda phase: sum(t.nbytes for t in phase))
+def scratch(row: Row, question: Question, rows: int) -> list[Tensor]:
+    """Of the shapes that tests/models/test_pass_buffers.py counts where they are made."""
+    draft = None if row.draft is None else row.draft.spec
+    stated = pass_buffers(question.target.spec, row.kv, question.context, rows, draft)
+    return [torch.empty(buffer.shape, dtype=getattr(torch, buffer.dtype)) for buffer in stated]
 
 
 @pytest.mark.parametrize("part", range(4))

@@ -16,6 +16,7 @@ from torch import Tensor
 from draftwood.batch import MAX_ROWS
 from draftwood.kernels._rows import aligned, require
 from draftwood.kernels.codec import KeptRows
+from draftwood.kernels.scratch import block_parts, block_shapes
 
 LOG2_E = 1.4426950408889634
 
@@ -35,9 +36,6 @@ NVIDIA = {64: BlockTile(64, 64, 4, 3), 128: BlockTile(64, 64, 4, 2), 256: BlockT
 
 AMD = {64: BlockTile(64, 32, 4, 1), 128: BlockTile(64, 16, 8, 1)}
 """On RDNA 3 operands of WMMA take twice the registers that they hold: heads of 256 values spill in every tile tried."""
-
-PROGRAMS = 2
-"""Programs of a multiprocessor that the keys are split for."""
 
 
 @triton.jit
@@ -132,7 +130,7 @@ def tiles() -> dict[int, BlockTile]:
 def parts_of(keys: int, programs: int, device: torch.device) -> int:
     """Parts for up to `keys` steps of keys where a part is that many programs; enough to fill the device."""
     at_once = 132 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(keys, PROGRAMS * at_once // programs))
+    return block_parts(keys, programs, at_once)
 
 
 def attend_block(
@@ -167,8 +165,9 @@ def attend_block(
     tall = triton.cdiv(rows * (heads // groups), tile.rows)
     seen = kept if window is None else min(kept, window + rows - 1)
     parts = parts_of(triton.cdiv(seen, tile.keys), groups * tall, query.device)
-    mixed = torch.empty(parts, rows, heads, width, dtype=torch.float32, device=query.device)
-    peak, total = torch.empty(2, parts, rows, heads, dtype=torch.float32, device=query.device)
+    shapes = block_shapes(parts, rows, heads, width)
+    mixed = torch.empty(shapes["mixed"], dtype=torch.float32, device=query.device)
+    peak, total = torch.empty(shapes["peak and total"], dtype=torch.float32, device=query.device)
     out = torch.empty(rows, heads * width, dtype=out_dtype, device=query.device)
     _attend_block[(parts, groups, tall)](
         aligned(query.contiguous()), *keys.pointers, *values.pointers, committed, first, mixed, peak, total, keys.rows,

@@ -18,6 +18,7 @@ from torch import Tensor
 from draftwood.batch import GRANULE
 from draftwood.kernels._rows import require
 from draftwood.kernels.codec import KeptRows
+from draftwood.kernels.scratch import SEGMENT_BYTES, granule_shapes, segment_rows
 
 LOG2_E = 1.4426950408889634
 
@@ -45,9 +46,6 @@ SMALL = {64: Tile(2, 64, 64, 4, 2), 128: Tile(2, 64, 64, 4, 2), 256: Tile(2, 32,
 
 AMD = {64: Tile(2, 32, 32, 4, 1), 128: Tile(2, 32, 64, 4, 1), 256: Tile(1, 32, 64, 8, 1)}
 """RDNA 3 has 64 KiB and 256 registers a lane, of which the operands of WMMA take twice what they hold."""
-
-SEGMENT_BYTES = 64 << 20
-"""Of keys and values that a pass has as halves at a time, where the cache keeps something else."""
 
 _EXPANDED_ROWS = 32
 
@@ -229,11 +227,11 @@ def attend_granules(
     staged.copy_(query.view(granules, GRANULE, parts, part, width).permute(2, 0, 3, 1, 4))
     out = torch.empty(tokens, heads, width, dtype=out_dtype, device=query.device)
     expanded = [rows for rows in (keys, values) if rows.halves is None]
-    segment = min(end, SEGMENT_BYTES // (4 * groups * width) // 128 * 128) if expanded else end
-    room = torch.empty(len(expanded), groups, segment, width, dtype=torch.float16, device=query.device)
-    kept = tokens * heads if segment < end else 1
-    peak, total = torch.empty(2, kept, dtype=torch.float32, device=query.device)
-    mixed = torch.empty(kept, width, dtype=torch.float32, device=query.device)
+    segment = segment_rows(end, groups, width, SEGMENT_BYTES) if expanded else end
+    shapes = granule_shapes(tokens, heads, groups, width, end, segment, len(expanded))
+    room = torch.empty(shapes["room"], dtype=torch.float16, device=query.device)
+    peak, total = torch.empty(shapes["peak and total"], dtype=torch.float32, device=query.device)
+    mixed = torch.empty(shapes["mixed"], dtype=torch.float32, device=query.device)
 
     for first in range(0, end, segment):
         stop = min(end, first + segment)

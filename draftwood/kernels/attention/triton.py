@@ -16,7 +16,7 @@ from torch import Tensor
 
 from draftwood.batch import MAX_ROWS
 from draftwood.kernels._rows import aligned, require
-from draftwood.kernels.attention.chunks import LIMIT, PER_DOUBLING, SMALLEST, state_shape
+from draftwood.kernels.chunks import LIMIT, PER_DOUBLING, SMALLEST, state_shape
 from draftwood.kernels.codec import KeptRows
 
 

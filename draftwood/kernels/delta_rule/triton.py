@@ -25,7 +25,7 @@ from draftwood.batch import GRANULE, MAX_ROWS
 from draftwood.kernels._rows import aligned, is_aligned, require, row_stride
 from draftwood.kernels.delta_rule.layer import DeltaLayer
 from draftwood.kernels.delta_rule.reference import TAPS, DeltaShape
-from draftwood.kernels.delta_rule.scratch import PLAN_WIDTH, chunk_shapes, slot_shape, visit_width
+from draftwood.kernels.scratch import PLAN_WIDTH, chunk_shapes, slot_shape, visit_width
 
 LANES = 16
 """Rows of a tile of the state: what the lanes of a warp hold of K. A dot product's order depends on it alone."""

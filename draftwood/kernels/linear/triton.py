@@ -19,6 +19,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from draftwood.kernels._rows import aligned, require, row_stride
 from draftwood.kernels.layouts import OUTPUTS, STEP, Layout
 from draftwood.kernels.linear.packing import PackedMatrix, high_places
+from draftwood.kernels.scratch import expanded_shape, expanded_tiles, parts_of, product_programs, row_tiles
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,11 @@ NVIDIA = Tiling(rows=8, outputs=128, warps=4, stages=4, joins=True)
 AMD = Tiling(rows=16, outputs=128, warps=8, stages=2, joins=False)
 """WMMA knows 16 rows only; four warps, fewer outputs, one stage or a second block type spill at 64 rows."""
 
-TILES = (1, 2, 3, 4, 6, 8)
-"""Row tiles that a pass can have; each is compiled once a layout."""
-
 _SUM_ROWS = 4
 """Rows that a program adds the parts of."""
 
 _CHUNK = 2048
 """Inputs that a program stages at once."""
-
-EXPANDED = 1 << 25
-"""Weights of a matrix that prefill has as halves at a time (64 MiB)."""
 
 _PREFILL = {"ROWS": 128, "OUTPUTS": 128, "INPUTS": 64, "GROUP": 8}
 """The tile of a prefill product."""
@@ -490,27 +485,13 @@ def tiling_of(device: torch.device) -> Tiling:
 
 
 def programs_of(outputs: int, inputs: int, device: torch.device) -> int:
-    """Programs that a matrix [outputs, inputs] is split over, by its padded shape and the device alone.
-
-    Two a multiprocessor, but at least four steps each: at 64 rows registers allow no third, which would come last and
-    alone, and at 16 rows it gains 2 %.
-    """
-    steps = outputs // tiling_of(device).outputs * (inputs // STEP)
-    return max(1, min(2 * _processors(device), steps // 4))
-
-
-def parts_of(tiles: int, steps: int, programs: int) -> int:
-    """The most parts that a tile of outputs can have; steps: of a tile."""
-    total = tiles * steps
-    return max(
-        ((tile + 1) * steps * programs - 1) // total - ((tile * steps + 1) * programs - 1) // total + 1
-        for tile in range(tiles)
-    )
+    """Programs that a matrix [outputs, inputs] is split over, by its padded shape and the device alone."""
+    return product_programs(outputs // tiling_of(device).outputs, inputs // STEP, _processors(device))
 
 
 def padded_rows(rows: int, tiling: Tiling) -> tuple[int, int]:
     """Row tiles of a pass of 1 to 64 rows, and the rows that they hold."""
-    tiles = next(tiles for tiles in TILES if tiles * tiling.rows >= rows)
+    tiles = row_tiles(rows, tiling.rows)
     return tiles, tiles * tiling.rows
 
 
@@ -737,10 +718,8 @@ def prefill(x: Tensor, joined: Joined) -> Tensor:
     inputs = joined.padded[1]
     staged, x_factor = stage(x, inputs, len(x))
     out = torch.empty(len(x), joined.out_features, dtype=torch.float32, device=x.device)
-    chunk = max(1, EXPANDED // (OUTPUTS * inputs))
-    halves = torch.empty(
-        min(chunk, len(joined.factor) // OUTPUTS) * OUTPUTS, inputs, dtype=torch.float16, device=x.device
-    )
+    chunk = expanded_tiles(inputs)
+    halves = torch.empty(expanded_shape(*joined.padded), dtype=torch.float16, device=x.device)
     column = 0
     for matrix in joined.matrices:
         tiles = matrix.padded[0] // OUTPUTS

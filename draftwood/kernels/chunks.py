@@ -1,4 +1,4 @@
-"""How a decode pass cuts positions into chunks (README.md): by the position alone."""
+"""How a decode pass cuts positions into chunks (attention/README.md): by the position alone. Torch-free."""
 
 from __future__ import annotations
 
