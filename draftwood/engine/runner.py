@@ -6,7 +6,7 @@ borrows them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,7 +58,11 @@ class Runner:
 
     def round(self, shape: TreeShape) -> RoundOutcome:
         """Run one round with a tree of this shape: the first one step by step, which compiles what it needs, then by a
-        graph."""
+        graph.
+
+        A graph's rows are fixed: leaving unlikely candidates out would save nothing, and ask for a graph a floor.
+        """
+        shape = replace(shape, floor=0.0)
         self.drafter.make_room(nodes_of(shape))
         if shape not in self._captured:
             self._captured[shape] = None

@@ -21,8 +21,8 @@ from draftwood.bench.suites.kernel_cases.base import (
 from draftwood.bench.suites.kernel_cases.trees import deepest, tree_of
 from draftwood.kernels.activation import sigmoid, softplus
 from draftwood.kernels.delta_rule import DeltaLayer, DeltaShape, advance, granules, nodes
-from draftwood.kernels.delta_rule.scratch import slot_shape, visit_width
 from draftwood.kernels.draft_tree import CAPACITY
+from draftwood.kernels.scratch import slot_shape, visit_width
 
 
 def _layer(setting: Setting, shape: DeltaShape, number: int) -> DeltaLayer:

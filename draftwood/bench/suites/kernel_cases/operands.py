@@ -15,6 +15,7 @@ from draftwood.kernels.delta_rule import DeltaShape
 from draftwood.kernels.layouts import BLOCK, LAYOUTS, OUTPUTS, STEP
 from draftwood.kernels.linear.packing import PackedMatrix
 from draftwood.kernels.operand import reference
+from draftwood.kernels.scratch import parts_of
 
 if TYPE_CHECKING:
     from draftwood.kernels.linear.triton import Columns, Joined, Parts, Staged
@@ -41,7 +42,7 @@ def _parts(setting: Setting, joined: Joined, rows: int) -> Parts:
     tiling, (outputs, inputs) = triton.tiling_of(device), joined.padded
     _, padded = triton.padded_rows(rows, tiling)
     programs = triton.programs_of(outputs, inputs, device)
-    most = triton.parts_of(outputs // tiling.outputs, inputs // STEP, programs)
+    most = parts_of(outputs // tiling.outputs, inputs // STEP, programs)
     return triton.Parts(
         setting.random(most, padded, outputs, seed=4), joined, torch.ones(padded, device=device), rows, programs
     )
