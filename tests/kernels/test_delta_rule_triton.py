@@ -452,7 +452,7 @@ def test_large_prefill_on_a_gpu(gpu: str, tape: torch.dtype) -> None:
 
 
 SHAPES = {"27B": LARGE, "small": TALL}
-SPILLED = {"gfx1100": (400, 200), "gfx1151": (400, 200), "sm_86": (16, 0), "sm_89": (16, 0), "sm_90": (16, 0)}
+SPILLED = {"gfx1100": (400, 200), "gfx1151": (400, 200), "sm_86": (24, 0), "sm_89": (24, 0), "sm_90": (24, 0)}
 """What does not fit, at most, in the two kernels of prefill with products: operands of WMMA take twice their size."""
 
 
@@ -506,11 +506,13 @@ def test_prefill_compiles(target: str, case: str) -> None:
     raw = {"count": 64, "RAW_STRIDE": steps.pop("RAW_STRIDE"), "TAPE": tl.bfloat16}
     heads = raw | {"eps": 1e-6, "scale": 0.1, "ROWS": triton.PREFILL_ROWS}
     build(triton._prefill_heads, target, shape, "raw window conv q k v", heads, num_warps=4).check()
-    keys, values = min(tiling.keys, shape.key_dim), min(triton.PASS_COLUMNS, shape.value_dim)
+    keys, values = min(tiling.keys, shape.key_dim), min(tiling.columns, shape.value_dim)
     blocks = {"count": 64, "C": GRANULE, "KEYS": keys, "EMULATED": False}
     floats, options = "q k v a b rate bias u w scores total", {"num_warps": tiling.granule_warps, "num_stages": 1}
     with triton.without_wgmma():
-        granule = build(triton._granule, target, shape, floats, blocks | steps | {"VALUES": values}, **options)
+        granule = build(
+            triton._granule, target, shape, floats, blocks | steps | {"VALUES": min(32, shape.value_dim)}, **options
+        )
     granule.check(matrix=True, spilled=SPILLED[target][0])
     floats, options = (
         "raw q k u w scores total state window out",

@@ -33,8 +33,8 @@ LANES = 16
 COLUMNS = 8
 """Columns of a program that visits a tree: small, as a visit is bound by latency and many warps hide it."""
 
-PASS_COLUMNS = 32
-"""Columns of a program that goes through a prefill pass."""
+_VALUES = 32
+"""Columns of v that a prefill program without a state multiplies at a time."""
 
 PREFILL_ROWS = 16
 """Rows of a program that convolves a prefill pass."""
@@ -49,17 +49,19 @@ class Tiling:
 
     commit: columns of a program that commits; more are better, as each convolves its head's keys again. keys: of K, and
     of V, that a product of prefill takes at a time. granule_warps, pass_warps: of the two kernels with products.
+    columns: of a program that goes through a pass; few, as its granules come one after the other.
     """
 
     commit: int
     keys: int
     granule_warps: int
     pass_warps: int
+    columns: int
 
 
-NVIDIA = Tiling(commit=16, keys=32, granule_warps=8, pass_warps=8)
+NVIDIA = Tiling(commit=16, keys=32, granule_warps=4, pass_warps=4, columns=16)
 
-AMD = Tiling(commit=8, keys=32, granule_warps=16, pass_warps=8)
+AMD = Tiling(commit=8, keys=32, granule_warps=16, pass_warps=8, columns=32)
 """An operand of WMMA takes twice its size in registers."""
 
 _TABLE = tl.constexpr(6)
@@ -698,12 +700,12 @@ def prefill(raw: Tensor, a: Tensor, b: Tensor, layer: DeltaLayer, shape: DeltaSh
         **sizes, ROWS=PREFILL_ROWS, TAPE=tape, num_warps=4,
     )  # fmt: skip
     granules, tiling = tokens // GRANULE, tiling_of(device)
-    keys, values = min(tiling.keys, shape.key_dim), min(PASS_COLUMNS, shape.value_dim)
+    keys, values = min(tiling.keys, shape.key_dim), min(tiling.columns, shape.value_dim)
     with without_wgmma():
         _granule[(heads, granules)](
             q, k, v, a, b, layer.rate, layer.bias, u, w, scores, total, count, A_STRIDE=row_stride(a),
-            B_STRIDE=row_stride(b), **sizes, C=GRANULE, KEYS=keys, VALUES=values, EMULATED=emulated,
-            num_warps=tiling.granule_warps, num_stages=1,
+            B_STRIDE=row_stride(b), **sizes, C=GRANULE, KEYS=keys, VALUES=min(_VALUES, shape.value_dim),
+            EMULATED=emulated, num_warps=tiling.granule_warps, num_stages=1,
         )  # fmt: skip
         _pass[(shape.value_dim // values, heads)](
             raw, q, k, u, w, scores, total, layer.state, layer.window, out, granules, count, RAW_STRIDE=row_stride(raw),
