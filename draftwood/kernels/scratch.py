@@ -21,6 +21,9 @@ EXPANDED = 1 << 25
 SEGMENT_BYTES = 64 << 20
 """Of keys and values that a prefill pass has as halves at a time, where the cache keeps something else."""
 
+MANY_TILES = 6
+"""Tiles of outputs a multiprocessor from which on three programs share it."""
+
 BLOCK_PROGRAMS = 2
 """Programs of a multiprocessor that the keys of a draft's block are split for."""
 
@@ -39,9 +42,9 @@ def product_programs(tiles: int, steps: int, processors: int) -> int:
     """Programs that a product is split over: tiles of outputs, `steps` of inputs each, on a device of `processors`.
 
     Two a multiprocessor, but at least four steps each: at 64 rows registers allow no third, which would come last and
-    alone, and at 16 rows it gains 2 %.
+    alone, and at 16 rows it gains 2 %. Three where tiles are so many that this end is short: a head, 4 % at 16 rows.
     """
-    return max(1, min(2 * processors, tiles * steps // 4))
+    return max(1, min((3 if tiles > MANY_TILES * processors else 2) * processors, tiles * steps // 4))
 
 
 @cache

@@ -48,6 +48,9 @@ NVIDIA = Tiling(rows=8, outputs=128, warps=4, stages=4, joins=True)
 AMD = Tiling(rows=16, outputs=128, warps=8, stages=2, joins=False)
 """WMMA knows 16 rows only; four warps, fewer outputs, one stage or a second block type spill at 64 rows."""
 
+_THREE_TILES, _THREE_REGISTERS = 3, 168
+"""Row tiles up to which three programs of four warps fit a multiprocessor, with so many registers a lane."""
+
 _SUM_ROWS = 4
 """Rows that a program adds the parts of."""
 
@@ -672,11 +675,14 @@ def _multiply(staged: Staged, joined: Joined, out: Tensor | None) -> Parts:
     parts = torch.empty(most, rows, outputs, dtype=torch.float32, device=device)
     layouts = [matrix.layout for matrix in joined.matrices]
     numbers = tuple(layout_number(layout) for layout in layouts)
+    options = tiling.options(*layouts)
+    if programs > 2 * _processors(device) and tiles <= _THREE_TILES and has_assembly(device):
+        options["maxnreg"] = _THREE_REGISTERS
     _decode[(programs,)](
         staged.halves, tuple(_segment(matrix) for matrix in joined.matrices), joined.starts, parts, staged.factor,
         joined.factor, joined.columns, parts if out is None else out, outputs, inputs, programs, staged.count,
         joined.out_features, LAYOUTS=numbers, DIRECT=out is not None, TILES=tiles, ROWS=tiling.rows,
-        OUTPUTS=tiling.outputs, ASSEMBLY=has_assembly(device), EARLY=starts_early(device), **tiling.options(*layouts),
+        OUTPUTS=tiling.outputs, ASSEMBLY=has_assembly(device), EARLY=starts_early(device), **options,
     )  # fmt: skip
     return Parts(parts, joined, staged.factor, staged.count, programs)
 
