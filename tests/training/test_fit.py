@@ -49,7 +49,7 @@ def test_four_sequences_are_learnt_by_heart_and_every_control_falls(taught: Teac
     assert look_up(documents, 128, 8).tau_chain() == 1.0
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+@pytest.mark.parametrize("optimiser", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_on_the_same_curve(taught: Teacher, tmp_path: Path, optimiser: str) -> None:
     documents = [document(length, (12, length), length) for length in (60, 50, 90, 100, 40, 77, 120)]
 
