@@ -142,7 +142,7 @@ def test_compiles(target: str, case: str) -> None:
          "rows": 16, "scale": 0.1, "LOAD_K": load, "LOAD_V": load, "H": 32, "G": 8, "D": width, "WINDOW": 2048,
          "CAUSAL": False, "ROWS": tile.rows, "KEYS": tile.keys},
         num_warps=tile.warps, num_stages=tile.stages,
-    ).check(matrix=True)  # fmt: skip
+    ).check(matrix=True, spilled=0 if target == "sm_90" else 64 if target.startswith("sm_") else 16)  # fmt: skip
 
 
 @pytest.mark.parametrize(("target", "case"), compile_cases("128"))

@@ -228,14 +228,15 @@ def test_decode_compiles(target: str, case: str) -> None:
     arguments = {
         "p_x": torch.float16, "segments": tuple(segment(name) for name in names), "p_starts": torch.int32,
         "p_parts": torch.float32, "p_x_factor": torch.float32, "p_factor": torch.float32, "p_columns": torch.int32,
-        "p_out": torch.float32, "N": 34816, "K": 5120, "P": 264, "COUNT": 5, "REAL": 34816, "DIRECT": mix == "Q6_K",
+        "p_out": torch.float32, "N": 34816, "K": 5120, "P": 264, "COUNT": 5, "REAL": 34816, "DIRECT": mix == "Q6_K" and tiling.direct,
         "TILES": tiles, "ROWS": tiling.rows,
         "LAYOUTS": tuple(triton.layout_number(layout) for layout in layouts), "OUTPUTS": tiling.outputs,
         "ASSEMBLY": assembly, "EARLY": target == "sm_90",
     }  # fmt: skip
     made = compile_kernel(triton._decode, target, arguments, **tiling.options(*layouts))
     # What does not fit at 64 rows is put aside before the loop and fetched behind it.
-    made.check(matrix=True, spilled=0 if rows < 64 else 128 if assembly else 16 if mix == "F16" else 0)
+    most = 512 if mix == "Q6_K" else 160
+    made.check(matrix=True, spilled=0 if rows < 64 else most if assembly else 16 if mix == "F16" else 0)
     if assembly:
         assert "wgmma" not in made.asm, "another matrix instruction, whose bits differ"
         for loop in made.ttgir.split("scf.for")[1:]:

@@ -27,7 +27,7 @@ class Tiling:
     """How a device goes through a matrix, whatever the rows of a pass and the type of its blocks.
 
     rows: of a row tile. outputs: of a program's tile. warps, stages: of a program. joins: whether matrices of several
-    block types are one launch.
+    block types are one launch. direct: whether a tile that one program does whole may go straight to the output.
     """
 
     rows: int
@@ -35,6 +35,7 @@ class Tiling:
     warps: int
     stages: int
     joins: bool
+    direct: bool
 
     def options(self, *layouts: Layout) -> dict[str, int]:
         """Of a launch. Halves take so much shared memory that three stages must do."""
@@ -42,11 +43,12 @@ class Tiling:
         return {"num_warps": self.warps, "num_stages": min(self.stages, 3) if halves else self.stages}
 
 
-NVIDIA = Tiling(rows=8, outputs=128, warps=4, stages=4, joins=True)
+NVIDIA = Tiling(rows=8, outputs=128, warps=4, stages=4, joins=True, direct=True)
 """Outputs are the M of mma.m16n8k16 and rows its N; fewer than four warps of 16 outputs read the rows too often."""
 
-AMD = Tiling(rows=16, outputs=128, warps=8, stages=2, joins=False)
-"""WMMA knows 16 rows only; four warps, fewer outputs, one stage or a second block type spill at 64 rows."""
+AMD = Tiling(rows=16, outputs=128, warps=8, stages=2, joins=False, direct=False)
+"""WMMA knows 16 rows only; four warps, fewer outputs, one stage or a second block type spill at 64 rows, and two ways to
+store sums do at 16."""
 
 _THREE_TILES, _THREE_REGISTERS = 3, 168
 """Row tiles up to which three programs of four warps fit a multiprocessor, with so many registers a lane."""
@@ -695,7 +697,8 @@ def multiply(staged: Staged, joined: Joined) -> Parts:
 def product(staged: Tensor, x_factor: Tensor, joined: Joined, count: int) -> Tensor:
     """What `stage` made of `count` rows of a decode pass -> float32 [count, N]."""
     rows, (outputs, inputs), device = Staged(staged, x_factor, count), joined.padded, staged.device
-    if outputs // tiling_of(device).outputs <= 2 * programs_of(outputs, inputs, device):
+    tiling = tiling_of(device)
+    if not tiling.direct or outputs // tiling.outputs <= 2 * programs_of(outputs, inputs, device):
         return multiply(rows, joined).tensor()
     out = torch.empty(count, joined.out_features, dtype=torch.float32, device=device)
     _add(_multiply(rows, joined, out), out, direct=True)
