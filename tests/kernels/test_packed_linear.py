@@ -228,7 +228,8 @@ def test_decode_compiles(target: str, case: str) -> None:
     arguments = {
         "p_x": torch.float16, "segments": tuple(segment(name) for name in names), "p_starts": torch.int32,
         "p_parts": torch.float32, "p_x_factor": torch.float32, "p_factor": torch.float32, "p_columns": torch.int32,
-        "p_out": torch.float32, "N": 34816, "K": 5120, "P": 264, "COUNT": 5, "REAL": 34816, "DIRECT": mix == "Q6_K" and tiling.direct,
+        "p_out": torch.float32, "N": 34816, "K": 5120, "P": 264, "COUNT": 5, "REAL": 34816,
+        "DIRECT": mix == "Q6_K" and tiling.direct,
         "TILES": tiles, "ROWS": tiling.rows,
         "LAYOUTS": tuple(triton.layout_number(layout) for layout in layouts), "OUTPUTS": tiling.outputs,
         "ASSEMBLY": assembly, "EARLY": target == "sm_90",

@@ -47,8 +47,8 @@ NVIDIA = Tiling(rows=8, outputs=128, warps=4, stages=4, joins=True, direct=True)
 """Outputs are the M of mma.m16n8k16 and rows its N; fewer than four warps of 16 outputs read the rows too often."""
 
 AMD = Tiling(rows=16, outputs=128, warps=8, stages=2, joins=False, direct=False)
-"""WMMA knows 16 rows only; four warps, fewer outputs, one stage or a second block type spill at 64 rows, and two ways to
-store sums do at 16."""
+"""WMMA knows 16 rows only; four warps, fewer outputs, one stage or a second block type spill at 64 rows, and two ways
+to store sums do at 16."""
 
 _THREE_TILES, _THREE_REGISTERS = 3, 168
 """Row tiles up to which three programs of four warps fit a multiprocessor, with so many registers a lane."""
