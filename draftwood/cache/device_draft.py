@@ -12,11 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from draftwood.batch import MAX_ROWS
 from draftwood.cache.codecs import kept_rows
 from draftwood.cache.kv import KVState
 from draftwood.cache.spec import KVSpec
-from draftwood.cache.window import SPARE, WindowedKVState
 from draftwood.kernels.attention import load_attend_block
 from draftwood.kernels.kv_store import load_rotate_rows, load_store_rows
 
@@ -57,12 +55,6 @@ class DeviceDraftContext:
         """Tokens held."""
         return self.states[0].rows.length
 
-    def truncate(self, length: int) -> None:
-        """Drop the rows from `length` on."""
-        for state in self.states:
-            state.rows.truncate(length)
-        self.settle()
-
     def settle(self) -> None:
         """Tell the device what the host did to the rows."""
         self.committed.fill_(self.length)
@@ -76,19 +68,6 @@ class DeviceDraftContext:
 
     def make_room(self, count: int) -> None:
         """Before a round that stores up to `count` rows: where they do not fit, what a window still needs moves up."""
-        full = [state for state in self.states if state.rows.held + count > state.rows.keys.rows]
-        if not full:
-            return
-        for state in full:
-            kept = min(state.rows.held, state.rows.keys.rows - 2 * MAX_ROWS + SPARE)
-            source = torch.arange(state.rows.held - kept, state.rows.held, device=state.first.device)
-            state.rows.keys.move(source, 0)
-            state.rows.values.move(source, 0)
-            if isinstance(state.rows, WindowedKVState):
-                state.rows.first = state.rows.length - kept
-        self.settle()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the rows."""
-        return sum(state.rows.nbytes for state in self.states)
+        moved = [state.rows.make_room(count) for state in self.states]
+        if any(moved):
+            self.settle()

@@ -86,6 +86,13 @@ class KVState(LayerState):
         """A mix of kept values, float32 [R, H, D] or [R, H * D], as one of the values that were given."""
         return self.values.leave(mixed)
 
+    def make_room(self, count: int) -> bool:
+        """Before kernels write `count` rows behind the committed ones: whether those had to move.
+
+        Here the buffers have room for a pass behind the capacity.
+        """
+        return False
+
     def commit(self, path: Tensor, count: int) -> None:
         """Keep the nodes `path[:count]`."""
         if not self._in_place:

@@ -17,7 +17,7 @@ def kv_state(
 ) -> KVState:
     """An attention layer's cache."""
     kind = KVState
-    if _kernels_serve(device, dtype) and head_dim in HEAD_WIDTHS and all(has_codec(spec) for spec in kv):
+    if attention_kernels_serve(kv, head_dim, device, dtype):
         from draftwood.cache.device_kv import DeviceKVState
 
         kind = DeviceKVState
@@ -32,6 +32,11 @@ def recurrent_state(shape: DeltaShape, weights: DeltaWeights, device: str, dtype
 
         return DeviceRecurrentState(shape, weights, device)
     return RecurrentState(shape, weights, device)
+
+
+def attention_kernels_serve(kv: tuple[KVSpec, KVSpec], head_dim: int, device: str, dtype: str = "auto") -> bool:
+    """Whether a device has kernels for attention over rows of these KV types."""
+    return _kernels_serve(device, dtype) and head_dim in HEAD_WIDTHS and all(has_codec(spec) for spec in kv)
 
 
 def _kernels_serve(device: str, dtype: str) -> bool:

@@ -47,7 +47,7 @@ class WindowedKVState(KVState):
 
     def append(self, keys: Tensor, values: Tensor, count: int) -> None:
         """Encode and commit the first `count` rows [T, G, D]; of more than the buffers keep, the last ones."""
-        skipped = self._make_room(count)
+        skipped = self._drop_for(count)
         self._write(keys[skipped:count], values[skipped:count], self.length + skipped - self.first)
         self.length += count
 
@@ -55,7 +55,7 @@ class WindowedKVState(KVState):
         """Encode a pass's rows [R, G, D] after the committed ones."""
         if not in_place:
             raise ValueError("a cache with a window stages chains only")
-        self._make_room(0)
+        self._drop_for(0)
         self._write(keys, values, self.held)
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -84,14 +84,25 @@ class WindowedKVState(KVState):
         self.first, rows = snapshot
         super().restore(rows)
 
-    def _make_room(self, count: int) -> int:
+    def make_room(self, count: int) -> bool:
+        """See KVState; the staging area may be written too."""
+        if self.held + count <= self.keys.rows:
+            return False
+        self._keep_last(min(self.held, self.window + SPARE))
+        return True
+
+    def _drop_for(self, count: int) -> int:
         """Make room for `count` more committed rows and a pass; the number of new rows that need not be kept."""
         if self.held + count <= self.window + MAX_ROWS:
             return 0
-        kept = max(0, min(self.held, self.window + SPARE - count))
+        self._keep_last(max(0, min(self.held, self.window + SPARE - count)))
         skipped = max(0, count - self.window - SPARE)
+        self.first += skipped
+        return skipped
+
+    def _keep_last(self, kept: int) -> None:
+        """Move the last rows to the front."""
         source = torch.arange(self.held - kept, self.held, device=self.keys.device)
         self.keys.move(source, 0)
         self.values.move(source, 0)
-        self.first = self.length - kept + skipped
-        return skipped
+        self.first = self.length - kept

@@ -12,6 +12,7 @@ from draftwood.batch import ForwardInput
 from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.policy import Arm, Costs
+from draftwood.engine.graphs import capture
 from draftwood.kernels.draft_tree import load_grow
 from draftwood.models.base import Model
 
@@ -73,11 +74,7 @@ def _least(action: Callable[[], None], device: str, captured: bool) -> float:
     captured: as a graph, which is how a round that does not need the host runs.
     """
     if captured:
-        action()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            action()
-        action = graph.replay
+        action = capture(action, warm=True).replay
     runs: list[float] = []
     while len(runs) < REPEATS or (len(runs) < MOST_REPEATS and runs[1] > AGREEMENT * runs[0]):
         runs = sorted([*runs, _seconds(action, device)])

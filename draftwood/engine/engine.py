@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -241,17 +241,17 @@ class Engine:
                 sequence.truncate(0)
             drafter.start(prompt)
             hidden = read_prompt(model, sequence, prompt, drafter.wants, drafter.observe, progress=progress)
-            draws: KeyedDraw | Sampler = Sampler(params, model.spec.vocab, self.device, prompt)
-            if runner is not None:
-                draws = runner.rounds.draws
-                runner.begin(params)
-            pending = draws.draw(model.logits(hidden), prompt.new_tensor([len(ids)]), prompt.new_empty(1, 0)).squeeze(0)
+            logits, place, no_path = model.logits(hidden), prompt.new_tensor([len(ids)]), prompt.new_empty(1, 0)
             decoder: Runner | Decoder
-            if runner is not None:
+            if runner is None:
+                sampler = Sampler(params, model.spec.vocab, self.device, prompt)
+                pending = sampler.draw(logits, place, no_path).squeeze(0)
+                decoder = Decoder(model, sequence, drafter, sampler, pending)
+            else:
+                runner.begin(params)
+                pending = runner.rounds.draws.draw(logits, place, no_path).squeeze(0)
                 runner.pending.copy_(pending)
                 decoder = runner
-            else:
-                decoder = Decoder(model, sequence, drafter, cast(Sampler, draws), pending)
             first = int(pending)
             prefill_seconds = time.perf_counter() - start
             yield event([first])

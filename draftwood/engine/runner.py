@@ -18,6 +18,7 @@ from draftwood.decode.params import SamplingParams
 from draftwood.decode.round import RoundOutcome
 from draftwood.decode.sampling import KeyedDraw
 from draftwood.decode.tree import TreeShape
+from draftwood.engine.graphs import capture
 from draftwood.errors import UsageError
 from draftwood.kernels.draft_tree import Assumed
 from draftwood.models.base import Model
@@ -81,9 +82,7 @@ class Runner:
 
     def _capture(self, shape: TreeShape) -> Captured:
         row = torch.empty(EXPECTED + 1, dtype=torch.int64, pin_memory=True)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            row.copy_(self.rounds.run(shape), non_blocking=True)
+        graph = capture(lambda: row.copy_(self.rounds.run(shape), non_blocking=True), pool=self._pool)
         return Captured(graph, row)
 
 

@@ -60,5 +60,13 @@ MODULE_FORMS = (ModuleForm("triton", without_triton), ModuleForm("reference", la
 
 def load_form(package: str, function: str, device: str) -> Any:
     """The function of this name in the first module of `package` that can serve `device` ("cpu", "cuda")."""
-    form = select(function, MODULE_FORMS, device)
-    return getattr(import_module(f"{package}.{form.name}"), function)
+    return getattr(_module(package, function, MODULE_FORMS, device), function)
+
+
+def load_device_module(package: str, what: str, device: str, module: str = "triton") -> Any:
+    """The module of `package` with its kernels for a GPU; a DeviceError says why `device` has no form of `what`."""
+    return _module(package, what, (ModuleForm(module, without_triton),), device)
+
+
+def _module(package: str, what: str, forms: tuple[ModuleForm, ...], device: str) -> Any:
+    return import_module(f"{package}.{select(what, forms, device).name}")

@@ -13,15 +13,13 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from draftwood.batch import GRANULE, MAX_ROWS
-from draftwood.cache.codecs import has_codec
 from draftwood.cache.device_draft import DeviceDraftContext, DeviceDraftState
 from draftwood.cache.kv import KVState
 from draftwood.cache.spec import KVSpec
+from draftwood.cache.states import attention_kernels_serve
 from draftwood.cache.window import windowed_state
 from draftwood.errors import DraftMismatchError
-from draftwood.kernels._select import without_triton
 from draftwood.kernels.activation import load_silu_gate
-from draftwood.kernels.attention import DEVICE_WIDTHS
 from draftwood.kernels.attention.block import block_mask, grouped_mask
 from draftwood.kernels.norm import load_rms_norm, rms_norm
 from draftwood.kernels.operand import Operands
@@ -170,7 +168,7 @@ class DraftModel:
 
     def device_context(self, kv: tuple[KVSpec, KVSpec], context: DraftContext) -> DeviceDraftContext | None:
         """The same rows for rounds that read nothing on the host; None where kernels do not serve them."""
-        if without_triton(self.device) or self.spec.head_dim not in DEVICE_WIDTHS or not all(map(has_codec, kv)):
+        if not attention_kernels_serve(kv, self.spec.head_dim, self.device):
             return None
         windows = zip(context.states, self.spec.windows, strict=True)
         return DeviceDraftContext(

@@ -181,7 +181,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(suite, "Runner", StepByStep)
     monkeypatch.setattr(suite, "_replayed", replayed)
-    monkeypatch.setattr(suite, "_captured", captured)
+    monkeypatch.setattr(suite, "capture", captured)
     engine = Engine.load(TINY, max_context=2048, dtype="float32")
     engine.drafter = Guesser()
     return engine

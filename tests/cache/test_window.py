@@ -126,6 +126,27 @@ def test_committed_chains_count_too() -> None:
     pair.check(MAX_ROWS)
 
 
+def test_room_for_what_kernels_write() -> None:
+    """They write behind the committed rows, wherever those are, and the host notes how many were kept."""
+    pair, draw, moves = Pair(64), random.Random(1), 0
+    pair.append(50)
+    while pair.whole.length < 1500:
+        written = draw.choice((17, 38, MAX_ROWS + BLOCK))
+        moves += pair.short.make_room(written)
+        assert not pair.whole.make_room(written)
+        assert pair.short.held + written <= pair.short.keys.rows
+        keys, values, kept = pair.rows(written), pair.rows(written), draw.randint(1, 16)
+        pair.short.keys.write(keys, pair.short.held)
+        pair.short.values.write(values, pair.short.held)
+        pair.short.length += kept
+        pair.whole.append(keys, values, kept)
+        span = first_visible(pair.whole.length, pair.window), pair.whole.length
+        for found, expected in zip(pair.short.read(*span), pair.whole.read(*span), strict=True):
+            assert torch.equal(found, expected) and found.isfinite().all()
+    least = pair.short.keys.rows - (MAX_ROWS + BLOCK) - (64 + SPARE)  # new rows between two moves
+    assert 0 < moves <= 1500 // least
+
+
 def test_memory_does_not_grow_with_the_context() -> None:
     def size(capacity: int, window: int | None) -> int:
         return windowed_state(kv_pair("q8_0"), HEADS, WIDTH, capacity, window, "cpu").nbytes

@@ -22,24 +22,10 @@ from draftwood.decode.tree import (
     merge_paths,
 )
 from draftwood.errors import UsageError
+from tests.kernels.test_draft_tree import candidates
 
 BUDGETS = [1, 2, 8, 15, 16, 22, 40, 63]
 PENDING = torch.tensor(999)
-
-
-def candidates(depths: int, width: int, seed: int, kind: str = "random") -> tuple[torch.Tensor, torch.Tensor]:
-    """Distinct tokens per depth, sorted log-probabilities: random, full of ties, or with impossible ranks."""
-    draw = torch.Generator().manual_seed(seed)
-    tokens = torch.stack([torch.randperm(50, generator=draw)[:width] for _ in range(depths)])
-    sharpness = torch.rand(depths, 1, generator=draw) * 6
-    log_probs = torch.log_softmax(torch.randn(depths, 50, generator=draw) * sharpness, 1)
-    log_probs = log_probs.sort(descending=True).values[:, :width].contiguous()
-    if kind == "ties":
-        log_probs = (log_probs / 2).round() * 2
-    if kind == "impossible":
-        ranks = torch.randint(0, width + 1, (depths, 1), generator=draw)
-        log_probs = log_probs.masked_fill(torch.arange(width) >= ranks, -torch.inf)
-    return tokens, log_probs
 
 
 def heap_tree(log_probs: torch.Tensor, budget: int, seed: int) -> list[float]:

@@ -25,7 +25,7 @@ ANY_KINDS = [*KINDS, "shuffled"]
 SIZES = [(15, 8), (7, 8), (1, 8), (15, 1), (3, 2), (20, 4), (5, 3), (63, 1)]
 
 
-def candidates(depths: int, width: int, seed: int, kind: str) -> tuple[Tensor, Tensor]:
+def candidates(depths: int, width: int, seed: int, kind: str = "random") -> tuple[Tensor, Tensor]:
     """Distinct tokens per depth and their log-probabilities, descending but for those that cannot be chosen."""
     draw = torch.Generator().manual_seed(seed)
     tokens = torch.stack([torch.randperm(50, generator=draw)[:width] for _ in range(depths)])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from draftwood.bench.measure import Sample, sample
+from draftwood.engine.graphs import capture
 from draftwood.errors import DraftwoodError, UsageError
 from draftwood.formats.ggml import BlockType
 from draftwood.kernels.dequant import dequantise
@@ -71,6 +72,19 @@ class Limits:
     device: str
     bandwidth: float
     rate: float
+
+    def __str__(self) -> str:
+        return (
+            f"device {self.device}, reads {self.bandwidth / 1e12:.2f} TB/s, "
+            f"bf16 products {self.rate / 1e12:.0f} TFLOP/s"
+        )
+
+    def as_json(self) -> dict[str, int]:
+        """The two rates for programs."""
+        return {
+            "read_bytes_per_second": round(self.bandwidth),
+            "bf16_operations_per_second": round(self.rate),
+        }
 
 
 @dataclass(frozen=True)
@@ -179,11 +193,7 @@ def timed(
 
     before: what is done before each replay, outside its time; the device is busy with it while the graph is launched.
     """
-    function()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = function()
+    graph = capture(function, warm=True)
     graph.replay()
     times = []
     for _ in range(repeats):
@@ -195,7 +205,6 @@ def timed(
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end) * 1000 / calls)
-    del kept
     return sample(times)
 
 
@@ -254,8 +263,7 @@ def conditions(limits: Limits, model: str, commit: str, repeats: int) -> list[st
     """The lines that make the numbers below them mean something."""
     return [
         f"synthetic {model}: random weights in its shapes and block types",
-        f"device {limits.device}, reads {limits.bandwidth / 1e12:.2f} TB/s, "
-        f"bf16 products {limits.rate / 1e12:.0f} TFLOP/s",
+        str(limits),
         f"draftwood {commit}, torch {torch.__version__}, {repeats} replays each, {time.strftime('%Y-%m-%d')}",
     ]
 
@@ -270,8 +278,7 @@ def as_json(
         "device": limits.device,
         "commit": commit,
         "repeats": repeats,
-        "read_bytes_per_second": round(limits.bandwidth),
-        "bf16_operations_per_second": round(limits.rate),
+        **limits.as_json(),
         "pass": {
             str(n): {
                 "microseconds": round(total_microseconds(runs, n), 1),

@@ -7,7 +7,7 @@ one before left them. What the host adds is the time of `Runner.round` beyond th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -27,6 +27,7 @@ from draftwood.decode.stats import ASSUMED
 from draftwood.decode.tree import MAX_BUDGET, ROOT_ONLY, TreeShape
 from draftwood.engine.config import METHODS, Shaping
 from draftwood.engine.engine import Engine
+from draftwood.engine.graphs import capture
 from draftwood.engine.runner import Runner, assumption, check_assumed
 from draftwood.errors import DraftwoodError, UsageError
 from draftwood.planner.report import size_name
@@ -228,7 +229,7 @@ class Rounds:
         if shape not in self._stages:
             work = Work(shape)
             steps = runner.rounds.steps.values()
-            self._stages[shape] = work, [_captured(lambda step=step: step(work)) for step in steps]  # type: ignore[misc]
+            self._stages[shape] = work, [capture(lambda step=step: step(work)) for step in steps]  # type: ignore[misc]
         work, graphs = self._stages[shape]
         runs = []
         for _ in range(repeats + 1):
@@ -244,7 +245,7 @@ class Rounds:
         found = {}
         for rows in PASS_ROWS:
             if rows not in self._passes:
-                self._passes[rows] = _captured(lambda rows=rows: self._pass(rows), warm=True)  # type: ignore[misc]
+                self._passes[rows] = capture(lambda rows=rows: self._pass(rows), warm=True)  # type: ignore[misc]
             found[rows] = sample([_replayed([self._passes[rows]])[0] for _ in range(repeats + 1)][1:])
         return PassRun(context, found)
 
@@ -274,17 +275,6 @@ class Rounds:
 def _begin(runner: Runner) -> None:
     runner.begin(SamplingParams())
     runner.pending.fill_(_FIRST)
-
-
-def _captured(action: Callable[[], object], warm: bool = False) -> torch.cuda.CUDAGraph:
-    """A graph of what an action launches, which has run before unless it is to be warmed."""
-    if warm:
-        action()
-        torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        action()
-    return graph
 
 
 def _replayed(graphs: Sequence[torch.cuda.CUDAGraph]) -> list[float]:
@@ -325,15 +315,14 @@ def table(rounds: Sequence[RoundRun], passes: Sequence[PassRun]) -> list[str]:
 
 def conditions(given: Conditions) -> list[str]:
     """The lines that make the numbers below them mean something."""
-    facts, limits = given.facts, given.limits
+    facts = given.facts
     read = "a prompt of random tokens, read; it grows from round to round" if given.prefill else "random rows, not read"
     weights = "synthetic: random weights in true shapes and types" if given.synthetic else "real weights"
     return [
         f"target {facts['target']} ({facts['architecture']}), draft {facts['draft']} ({facts['draft_form']})",
         f"{weights}; context: {read}; KV {facts['kv']}, the draft's {facts['draft_kv']}",
         f"tokens a round: {_told(given)}",
-        f"device {limits.device}, reads {limits.bandwidth / 1e12:.2f} TB/s, "
-        f"bf16 products {limits.rate / 1e12:.0f} TFLOP/s",
+        str(given.limits),
         f"draftwood {given.commit}, torch {torch.__version__}, {given.repeats} replays each, "
         f"{time.strftime('%Y-%m-%d')}",
     ]
@@ -360,8 +349,7 @@ def as_json(given: Conditions, rounds: Sequence[RoundRun], passes: Sequence[Pass
         "device": limits.device,
         "commit": given.commit,
         "repeats": given.repeats,
-        "read_bytes_per_second": round(limits.bandwidth),
-        "bf16_operations_per_second": round(limits.rate),
+        **limits.as_json(),
         **assumed,
         "rounds": [
             {

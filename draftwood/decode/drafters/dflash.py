@@ -41,10 +41,13 @@ class DFlashDrafter(Drafter):
 
     def start(self, prompt: Tensor) -> None:
         """Forget the sequence before."""
-        self.context.truncate(0)
-        self._waiting = []
+        self._forget()
         if self._device is not None:
             self._device.settle()
+
+    def _forget(self) -> None:
+        self.context.truncate(0)
+        self._waiting = []
 
     def observe(self, tokens: Tensor, features: Tensor | None) -> None:
         """Features of committed rows. A few wait for `propose`, which then reads the weights once for all."""
@@ -114,8 +117,7 @@ class DFlashDrafter(Drafter):
 
     def fill_random(self, length: int, seed: int) -> None:
         """See Drafter."""
-        self.context.truncate(0)
-        self._waiting = []
+        self._forget()
         for place, state in enumerate(self.context.states):
             state.fill_random(length, seed + place)
         if self._device is not None:

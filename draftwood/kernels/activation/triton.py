@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from draftwood.kernels._math import silu
 from draftwood.kernels._rows import aligned, require, row_stride
 
 COLUMNS = 1024
@@ -22,7 +23,7 @@ def _silu_gate(
     m_n = o_n < N
     b_gate = tl.load(p_gate + row * GATE_STRIDE + o_n, mask=m_n, other=0.0).to(tl.float32)
     b_up = tl.load(p_up + row * UP_STRIDE + o_n, mask=m_n, other=0.0).to(tl.float32)
-    b_out = b_gate / (1.0 + tl.exp(-b_gate)) * b_up
+    b_out = silu(b_gate) * b_up
     tl.store(p_out + row * N + o_n, b_out.to(p_out.dtype.element_ty), mask=m_n)
 
 

@@ -6,12 +6,11 @@ for the nodes of a decode pass that a GPU runs over the rows as their KV type ke
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-from draftwood.kernels._select import ModuleForm, select, without_triton
+from draftwood.kernels._select import load_device_module
 from draftwood.kernels.attention.reference import attend_granules, attend_nodes, attend_row
 from draftwood.kernels.codec import KeptRows
 
@@ -89,22 +88,19 @@ class AttendBlock(Protocol):
 
 def load_attend_tree(device: str) -> AttendTree:
     """Attention of a decode pass for a GPU ("cuda"); a DeviceError says why a device has none."""
-    function: AttendTree = _load("triton", "attend_tree", device)
+    function: AttendTree = load_device_module(__name__, "attend_tree", device).attend_tree
     return function
 
 
 def load_attend_granules(device: str) -> AttendGranules:
     """Attention of a prefill pass for a GPU ("cuda"); a DeviceError says why a device has none."""
-    function: AttendGranules = _load("prefill_triton", "attend_granules", device)
+    module = load_device_module(__name__, "attend_granules", device, "prefill_triton")
+    function: AttendGranules = module.attend_granules
     return function
 
 
 def load_attend_block(device: str) -> AttendBlock:
     """Attention of a draft's block for a GPU ("cuda"); a DeviceError says why a device has none."""
-    function: AttendBlock = _load("block_triton", "attend_block", device)
+    module = load_device_module(__name__, "attend_block", device, "block_triton")
+    function: AttendBlock = module.attend_block
     return function
-
-
-def _load(module: str, name: str, device: str) -> Any:
-    form = select(name, (ModuleForm(module, without_triton),), device)
-    return getattr(import_module(f"{__name__}.{form.name}"), name)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from draftwood.batch import MAX_ROWS
+from draftwood.kernels._math import power
 from draftwood.kernels._rows import aligned, require
 from draftwood.kernels.chunks import LIMIT, PER_DOUBLING, SMALLEST, state_shape
 from draftwood.kernels.codec import KeptRows
@@ -70,8 +71,7 @@ def _query_factor(p_q, o_q, m_q, scale, ROWS: tl.constexpr, PIECE: tl.constexpr,
     for start in tl.static_range(0, D, PIECE):
         b_x = tl.load(p_q + o_q[:, None] + (start + tl.arange(0, PIECE))[None, :], mask=m_q[:, None], other=0.0)
         b_most = tl.maximum(b_most, tl.max(tl.abs(b_x * scale), 1))
-    b_exponent = tl.minimum(tl.maximum((b_most.to(tl.int32, bitcast=True) >> 23) - 14, 1), 253)
-    return (b_exponent << 23).to(tl.float32, bitcast=True), ((254 - b_exponent) << 23).to(tl.float32, bitcast=True)
+    return power(b_most)
 
 
 @triton.jit

@@ -7,13 +7,12 @@ of a GPU, which works in place, reads trees and paths on the device and may be c
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import import_module
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from draftwood.kernels._select import ModuleForm, load_form, select, without_triton
+from draftwood.kernels._select import load_device_module, load_form
 from draftwood.kernels.delta_rule.layer import DeltaLayer
 from draftwood.kernels.delta_rule.reference import DeltaShape, advance, granules, nodes
 
@@ -97,10 +96,7 @@ def load_gated_norm(device: str) -> GatedNorm:
     return function
 
 
-_FORMS = (ModuleForm("triton", without_triton),)
-
-
 def load_device_form(device: str) -> DeviceForm:
     """The form for a device ("cuda"); a DeviceError says why there is none."""
-    form = select("the delta rule in place", _FORMS, device)
-    return cast(DeviceForm, import_module(f"{__name__}.{form.name}"))
+    form: DeviceForm = load_device_module(__name__, "the delta rule in place", device)
+    return form

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from unittest import mock
 
 import torch
 import triton
@@ -22,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from draftwood.batch import GRANULE, MAX_ROWS
+from draftwood.kernels._math import silu
 from draftwood.kernels._rows import aligned, is_aligned, require, row_stride
 from draftwood.kernels.delta_rule.layer import DeltaLayer
 from draftwood.kernels.delta_rule.reference import TAPS, DeltaShape
@@ -38,6 +38,9 @@ _VALUES = 32
 
 PREFILL_ROWS = 16
 """Rows of a program that convolves a prefill pass."""
+
+_NO_WGMMA = "DISABLE_MMA_V3"
+"""The variable by which Triton's compiler leaves wgmma out."""
 
 EXACT = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": False}
 """Launch options of the decode kernels: one warp, so that no sum crosses warps."""
@@ -97,14 +100,9 @@ def _tile_halves(b_x, TILES: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
-def _silu(b_x):
-    return b_x / (1.0 + tl.exp(-b_x))
-
-
-@triton.jit
 def _convolve(b_0, b_1, b_2, b_3, b_w0, b_w1, b_w2, b_w3):
     """SiLU of four taps, oldest first."""
-    return _silu(tl.fma(b_3, b_w3, tl.fma(b_2, b_w2, tl.fma(b_1, b_w1, b_0 * b_w0))))
+    return silu(tl.fma(b_3, b_w3, tl.fma(b_2, b_w2, tl.fma(b_1, b_w1, b_0 * b_w0))))
 
 
 @triton.jit
@@ -382,7 +380,7 @@ def _gated_norm(p_x, p_z, p_weight, p_out, eps, Z_STRIDE: tl.constexpr, HV: tl.c
     o_x = row * (HV * V) + head * V + o_v
     b_x, b_z = tl.load(p_x + o_x), tl.load(p_z + row * Z_STRIDE + head * V + o_v).to(tl.float32)
     scale = tl.rsqrt(_halves(tl.reshape(b_x * b_x, (V, 1)), V, 1) / V + eps)
-    b_out = b_x * scale * tl.load(p_weight + o_v) * _silu(b_z)
+    b_out = b_x * scale * tl.load(p_weight + o_v) * silu(b_z)
     tl.store(p_out + o_x, b_out.to(p_out.dtype.element_ty))
 
 
@@ -416,7 +414,7 @@ def _rows_mixed(
         b_old = tl.load(p_window + (row + _WINDOW) * F + o_f[None, :], mask=row < 0, other=0.0)
         b_x = tl.where(row >= 0, b_x.to(TAPE).to(tl.float32), b_old)
         b_sum += b_x * tl.load(p_conv + tap * F + o_f)[None, :]
-    return _silu(b_sum)
+    return silu(b_sum)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -599,8 +597,15 @@ def without_wgmma() -> Iterator[None]:
     Triton 3.6 takes wgmma for these shapes, with left operands in registers, and on an H200 u, w and the state came out
     wrong with four warps. It asks the environment alone, when it compiles.
     """
-    with mock.patch.dict(os.environ, {"DISABLE_MMA_V3": "1"}):
+    before = os.environ.get(_NO_WGMMA)
+    os.environ[_NO_WGMMA] = "1"
+    try:
         yield
+    finally:
+        if before is None:
+            del os.environ[_NO_WGMMA]
+        else:
+            os.environ[_NO_WGMMA] = before
 
 
 def pass_warps(tiling: Tiling, values: int) -> int:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from draftwood.kernels._rows import require
-from draftwood.kernels._select import ModuleForm, load_form, select, without_triton
+from draftwood.kernels._select import load_device_module, load_form
 from draftwood.kernels.codec import KeptRows
 
 __all__ = [
@@ -96,8 +95,7 @@ def row_table(buffers: Sequence[Tensor]) -> RowTable:
 
 def load_store_rows(device: str) -> StoreRows:
     """The storing of rows for a GPU ("cuda"); a DeviceError says why a device has none."""
-    form = select("store_rows", (ModuleForm("triton", without_triton),), device)
-    function: StoreRows = import_module(f"{__name__}.{form.name}").store_rows
+    function: StoreRows = load_device_module(__name__, "store_rows", device).store_rows
     return function
 
 

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from draftwood.kernels._math import power
 from draftwood.kernels._rows import aligned, require, row_stride
 from draftwood.kernels.layouts import OUTPUTS, STEP, Layout
 from draftwood.kernels.linear.packing import PackedMatrix, high_places
@@ -380,13 +381,6 @@ def _add_parts(
 
 
 @triton.jit
-def _power(most):
-    """The factor 2**(e - 14) of a largest value in [2**e, 2**(e+1)) and its inverse, by their exponents."""
-    exponent = tl.minimum(tl.maximum((most.to(tl.int32, bitcast=True) >> 23) - 14, 1), 253)
-    return (exponent << 23).to(tl.float32, bitcast=True), ((254 - exponent) << 23).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def _stage(p_x, p_out, p_factor, rows, REAL: tl.constexpr, X_STRIDE: tl.constexpr, K: tl.constexpr,
            CHUNK: tl.constexpr):  # fmt: skip
     """A row as halves in the layout's order, divided by a power of two that brings its largest under 2**15."""
@@ -397,7 +391,7 @@ def _stage(p_x, p_out, p_factor, rows, REAL: tl.constexpr, X_STRIDE: tl.constexp
     for start in range(0, REAL, CHUNK):
         b_x = tl.load(p_x + row * X_STRIDE + start + o_c, mask=(start + o_c < REAL) & live, other=0.0)
         b_most = tl.maximum(b_most, tl.abs(b_x.to(tl.float32)))
-    factor, inverse = _power(tl.max(b_most, 0))
+    factor, inverse = power(tl.max(b_most, 0))
     tl.store(p_factor + row, factor)
     for start in range(0, K, CHUNK):
         o_k = start + o_c

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from draftwood.kernels._math import power, silu
 from draftwood.kernels._rows import aligned, is_aligned, require, row_stride
 from draftwood.kernels.layouts import STEP
 from draftwood.kernels.linear.triton import (
@@ -18,7 +19,6 @@ from draftwood.kernels.linear.triton import (
     Parts,
     Staged,
     _count_parts,
-    _power,
     _summed,
     padded_rows,
     starts_early,
@@ -97,7 +97,7 @@ def _add_norm(
         tl.store(p_row, b_x, mask=m_n)
     scale = tl.rsqrt(tl.sum(b_x * b_x, 0) / WIDTH + eps)
     b_x = b_x * scale * b_weight
-    factor, inverse = _power(tl.max(tl.abs(b_x), 0))
+    factor, inverse = power(tl.max(tl.abs(b_x), 0))
     tl.store(p_factor + row, factor)
     _store_halves(p_out, row, 0, b_x, inverse, K, BLOCK, 128)
 
@@ -123,8 +123,8 @@ def _gated_norm(
         if (V >> level) > 1:
             b_sum = tl.sum(tl.reshape(b_sum, (BLOCK // V, 2, V >> (level + 1))), 1)
     scale = tl.rsqrt(b_sum / V + eps)
-    b_x = b_x * scale * b_norm * (b_z / (1.0 + tl.exp(-b_z)))
-    factor, inverse = _power(tl.max(tl.reshape(tl.abs(b_x), (BLOCK,)), 0))
+    b_x = b_x * scale * b_norm * silu(b_z)
+    factor, inverse = power(tl.max(tl.reshape(tl.abs(b_x), (BLOCK,)), 0))
     tl.store(p_factor + row, factor)
     _store_halves(p_out, row, 0, b_x, inverse, K, BLOCK, V // 2)
 
@@ -150,7 +150,7 @@ def _gate(
             b_x = (b_gate if SILU else 1.0) / (1.0 + tl.exp(-b_gate)) * b_x
         b_most = tl.maximum(b_most, tl.abs(b_x))
         b_kept = b_kept + (b_x,)  # type: ignore[assignment]  # noqa: RUF005
-    factor, inverse = _power(tl.max(tl.reshape(b_most, (CHUNK,)), 0))
+    factor, inverse = power(tl.max(tl.reshape(b_most, (CHUNK,)), 0))
     tl.store(p_factor + row, factor)
     for chunk in tl.static_range(len(b_kept)):
         _store_halves(p_out, row, chunk * CHUNK, b_kept[chunk], inverse, K, CHUNK, 128)
