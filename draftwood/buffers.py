@@ -19,16 +19,12 @@ Lifetime = Literal["model", "sequence", "pass"]
 
 @dataclass(frozen=True)
 class BufferSpec:
-    """A buffer: name, shape, dtype (a key of DTYPE_BYTES) and lifetime.
-
-    planned: the kernel that needs it is not written yet; shape and dtype are those of its design.
-    """
+    """A buffer: name, shape, dtype (a key of DTYPE_BYTES) and lifetime."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     lifetime: Lifetime
-    planned: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -1,8 +1,8 @@
 """What the GPU kernels keep and use: weights in their layouts, and scratch.
 
 `linear.packing` allocates a matrix from the list here; the shapes of scratch are those of `scratch` and `chunks`, which
-the kernels allocate by too. The compact layout is a design (DESIGN section 5) and marked planned. Torch-free, and in
-one file because the kernel packages import torch. Letters as in `scratch`.
+the kernels allocate by too. Torch-free, and in one file because the kernel packages import torch. Letters as in
+`scratch`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from draftwood.buffers import BufferSpec
 from draftwood.formats.source import TensorInfo
 from draftwood.kernels.chunks import state_shape
-from draftwood.kernels.layouts import BLOCK, LAYOUTS, OUTPUTS, STEP, Layout
+from draftwood.kernels.layouts import BLOCK, OUTPUTS, STEP, SUPERBLOCK, Layout, layout_of
 from draftwood.kernels.scratch import (
     block_parts,
     block_shapes,
@@ -28,11 +28,6 @@ from draftwood.kernels.scratch import (
     visit_width,
     whole,
 )
-
-WEIGHTS = ("fast", "compact")
-"""Layouts of all weights. fast: as `linear.packing` keeps them. compact: the same values, in the bits of
-the file where those are fewer.
-"""
 
 ROW_TILE = 16
 """Rows of a row tile of a product; NVIDIA's are half of that, so that a pass may have up to eight rows less there."""
@@ -49,25 +44,25 @@ def packed_buffers(layout: Layout, out_features: int, in_features: int) -> list[
     """A matrix as the GPU kernels read it: the tensors of `linear.packing.PackedMatrix` that it has, by their names."""
     outputs, steps = -(-out_features // OUTPUTS) * OUTPUTS, -(-in_features // STEP)
     lanes = (outputs // BLOCK, steps, BLOCK, STEP // BLOCK)
-    counts = (("words", layout.words, "int32"), ("high", layout.high_words, "int32"))
     made = [
-        BufferSpec(name, (*lanes, count), dtype, "model")
-        for name, count, dtype in (*counts, ("scales", layout.scale_bytes // 2, "int16"))
+        BufferSpec(name, (*lanes, count), "int32", "model")
+        for name, count in (("words", layout.words), ("high", layout.high_words))
         if count
     ]
+    if layout.compact:
+        scales = *lanes[:2], int(BLOCK * layout.scale_bytes)
+        superscales = lanes[0], steps * STEP // SUPERBLOCK, BLOCK * layout.superscale_bytes // 4
+        made.append(BufferSpec("scales", scales, "int32", "model"))
+        made.append(BufferSpec("superscales", superscales, "int32", "model"))
+    elif layout.scale_bytes:
+        made.append(BufferSpec("scales", (*lanes, int(layout.scale_bytes) // 2), "int16", "model"))
     return [*made, BufferSpec("factor", (outputs,), "float32", "model")]
 
 
 def matrix_buffers(run: Sequence[TensorInfo], layout: str) -> list[BufferSpec]:
     """Matrices with one input and one block type, which are kept as one, in a layout of WEIGHTS."""
-    kind, packed = run[0].block_type, LAYOUTS[run[0].block_type.name]
-    rows = [math.prod(info.shape[:-1]) for info in run]
-    if layout == "compact" and 8 * kind.type_size < packed.bits_a_weight * kind.block_size:
-        return [
-            BufferSpec(info.name, (count, info.nbytes // count), "uint8", "model", planned=True)
-            for info, count in zip(run, rows, strict=True)
-        ]
-    return packed_buffers(packed, sum(rows), run[0].shape[-1])
+    rows = sum(math.prod(info.shape[:-1]) for info in run)
+    return packed_buffers(layout_of(run[0].block_type.name, layout), rows, run[0].shape[-1])
 
 
 def dense_buffer(info: TensorInfo) -> BufferSpec:

@@ -5,7 +5,7 @@ Torch-free, and not in `linear`, because that package imports torch and a plan i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 OUTPUTS = 128
 """Outputs of a tile: one program works on that many at once."""
@@ -16,6 +16,13 @@ STEP = 128
 BLOCK = 32
 """Outputs of a block in memory, and inputs of a lane."""
 
+SUPERBLOCK = 256
+"""Weights that share a superscale: a block of ggml's K types."""
+
+WEIGHTS = ("fast", "compact")
+"""Layouts of all weights. fast: scales multiplied out. compact: the same values in the bits of the file, for the types
+in COMPACT."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -24,13 +31,16 @@ class Layout:
     A weight is scale * (code - offset), or scale * code + the weight of code 0 where the type has minima, and code
     `offset` is then one in the middle, whose weight rounding is to keep. bits: of a code, 4, 5, 6 or 8; 16 stands for
     halves without scales. group: weights that share a scale, 32 or 16. minimum: whether the type has minima. offset: 0
-    to 128.
+    to 128. compact: scales and minima are kept in two steps, as the file does, and multiplied out in the kernel, to the
+    same halves: whole numbers a group, of 6 bits or (group 16) 8, times one or two halves, the superscales, for
+    SUPERBLOCK weights.
     """
 
     bits: int
     group: int = 32
     minimum: bool = False
     offset: int = 0
+    compact: bool = False
 
     @property
     def words(self) -> int:
@@ -43,14 +53,22 @@ class Layout:
         return {5: 1, 6: 2}.get(self.bits, 0)
 
     @property
-    def scale_bytes(self) -> int:
-        """Bytes a lane of scales and offsets."""
+    def scale_bytes(self) -> float:
+        """Bytes a lane of scales and offsets, superscales not counted."""
+        if self.compact:
+            return 1.5 if self.minimum else 2
         return 0 if self.bits == 16 else 2 * (BLOCK // self.group) * (2 if self.minimum else 1)
+
+    @property
+    def superscale_bytes(self) -> int:
+        """Bytes for SUPERBLOCK weights: a half for the scales, another one for minima."""
+        return 0 if not self.compact else 4 if self.minimum else 2
 
     @property
     def bits_a_weight(self) -> float:
         """Bits in memory of one weight, scales included."""
-        return (32 * (self.words + self.high_words) + 8 * self.scale_bytes) / BLOCK
+        lane = 32 * (self.words + self.high_words) + 8 * self.scale_bytes
+        return lane / BLOCK + 8 * self.superscale_bytes / SUPERBLOCK
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -71,3 +89,11 @@ LAYOUTS: dict[str, Layout] = {
     "BF16": Layout(16),
 }
 """By block type. Q2_K, Q3_K, IQ4_NL and IQ4_XS are re-expressed in wider codes, which loses nothing."""
+
+COMPACT: dict[str, Layout] = {name: replace(LAYOUTS[name], compact=True) for name in ("Q4_K", "Q5_K", "Q6_K")}
+"""The types that have a compact layout: as many bits as in the file."""
+
+
+def layout_of(block_type: str, weights: str = "fast") -> Layout:
+    """How a matrix of a type in LAYOUTS is kept where the weights are to have a layout of WEIGHTS."""
+    return COMPACT.get(block_type, LAYOUTS[block_type]) if weights == "compact" else LAYOUTS[block_type]

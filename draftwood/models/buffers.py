@@ -88,7 +88,7 @@ def _runs(matrices: Iterable[TensorInfo]) -> Iterator[list[TensorInfo]]:
 
 
 def weight_buffers(tensors: Iterable[TensorInfo], layout: str, layers: int) -> list[BufferSpec]:
-    """What is `loaded`, in a layout of `kernels.buffers.WEIGHTS`."""
+    """What is `loaded`, in a layout of `kernels.layouts.WEIGHTS`."""
     return _weights(loaded(tensors, layers), layout)
 
 
@@ -99,7 +99,7 @@ def _weights(tensors: list[TensorInfo], layout: str) -> list[BufferSpec]:
 
 
 def draft_weight_buffers(tensors: Iterable[TensorInfo], layout: str) -> list[BufferSpec]:
-    """A draft's tensors in a layout of `kernels.buffers.WEIGHTS`; its own token table stays in the bytes of its file.
+    """A draft's tensors in a layout of `kernels.layouts.WEIGHTS`; its own token table stays in the bytes of its file.
 
     The K and V matrices of all layers are there twice: one product makes the context's rows of every layer.
     """

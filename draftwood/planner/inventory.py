@@ -17,7 +17,7 @@ from draftwood.errors import UsageError
 from draftwood.formats.gguf import GGUFFile
 from draftwood.formats.header import ModelHeader
 from draftwood.formats.source import TensorInfo
-from draftwood.kernels.buffers import WEIGHTS
+from draftwood.kernels.layouts import WEIGHTS
 from draftwood.models import known
 from draftwood.models.buffers import (
     HEAD,

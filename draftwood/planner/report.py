@@ -18,7 +18,7 @@ _MOST_BITS = 16.0
 """Types with more bits a value are in the JSON only: nobody plans a card for them."""
 
 
-_SOURCES = {"ours": "some kernels are yet to come", "reference": "the reference system's, not ours"}
+_SOURCES = {"ours": "not measured on this card", "reference": "the reference system's, not ours"}
 
 
 def heading(plan: Plan, width: int) -> list[str]:

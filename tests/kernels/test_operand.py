@@ -42,7 +42,7 @@ def product(
         padded = real + -real % 128
         words = torch.empty(padded // 32, inputs // STEP, 32, 4, 0, dtype=torch.int32, device=device)
         factor = torch.exp2(torch.randint(-3, 3, (padded,), generator=made).float()).to(device)
-        matrices.append(PackedMatrix(LAYOUTS["Q8_0"], real, inputs, words, None, None, factor))
+        matrices.append(PackedMatrix(LAYOUTS["Q8_0"], real, inputs, words, None, None, None, factor))
     joined = triton.join(matrices)
     n, steps = joined.padded[0], inputs // STEP
     tiles = n // 128

@@ -12,7 +12,7 @@ import torch
 from draftwood.formats.ggml import BLOCK_TYPES
 from draftwood.kernels.dequant import dequantise
 from draftwood.kernels.draw import draw
-from draftwood.kernels.layouts import LAYOUTS
+from draftwood.kernels.layouts import COMPACT, LAYOUTS, WEIGHTS, layout_of
 from draftwood.kernels.linear import LinearRequest
 from draftwood.kernels.linear.packed import PACKED
 from draftwood.kernels.linear.packing import CODE_UNIT, pack
@@ -47,6 +47,38 @@ def check(block_type: str, rows: int, width: int, counts: tuple[int, ...], devic
             assert out.shape == (count, rows)
             error = (out.double() - wanted[:count]).norm(dim=1) / wanted[:count].norm(dim=1).clamp_min(1e-9)
             assert error.max() <= LARGEST_ERROR, f"{block_type} {count} rows: {error.max():.1e}"
+
+
+def awkward(block_type: str, rows: int, width: int, device: str) -> torch.Tensor:
+    """Random bytes with units of all sizes: ordinary ones, zeros, negative ones, the smallest that a half can be."""
+    kind, random = BLOCK_TYPES[block_type], torch.Generator().manual_seed(11)
+    blocks = torch.randint(0, 256, (rows * width // kind.block_size, kind.type_size), generator=random).to(torch.uint8)
+    halves = (0, 2) if layout_of(block_type).minimum else (208,)
+    for at in halves:
+        unit = torch.exp2(torch.randint(-24, 0, (len(blocks), 1), generator=random).float())
+        unit *= 1 + torch.rand(len(blocks), 1, generator=random)
+        unit[::7], unit[3::5] = 0, -unit[3::5]
+        blocks[:, at : at + 2] = unit.half().view(torch.uint8)
+    blocks[: width // kind.block_size] = 0
+    return blocks.view(rows, -1).to(device)
+
+
+def check_compact(block_type: str, rows: int, width: int, counts: tuple[int, ...], device: str) -> None:
+    """A compact layout has the bits of the fast one, in decode and prefill."""
+    from draftwood.kernels.linear import triton
+
+    kind, random = BLOCK_TYPES[block_type], torch.Generator().manual_seed(3)
+    x = torch.randn(max(counts), width, generator=random).to(device)
+    for raw in (matrix(block_type, rows, width, device), awkward(block_type, rows, width, device)):
+        fast, compact = (triton.join([pack(raw, kind, width, layout)]) for layout in WEIGHTS)
+        assert torch.equal(fast.factor, compact.factor) and compact.nbytes < fast.nbytes
+        for count in counts:
+            with poisoned():
+                made = [triton.decode(x[:count], each) for each in (fast, compact)] if count <= 64 else []
+                made += [triton.prefill(x[:count], each) for each in (fast, compact)]
+            assert all(out.isfinite().all() for out in made)
+            for one, other in zip(made[::2], made[1::2], strict=True):
+                assert torch.equal(one, other), f"{block_type}, {count} rows"
 
 
 def check_joined(types: tuple[str, ...], outputs: tuple[int, ...], width: int, rows: int, device: str) -> None:
@@ -128,6 +160,11 @@ def test_interpreted(types: tuple[str, ...]) -> None:
     run_interpreted("tests.kernels.test_packed_linear", "; ".join(calls))
 
 
+@pytest.mark.parametrize("block_type", COMPACT)
+def test_compact_interpreted(block_type: str) -> None:
+    run_interpreted("tests.kernels.test_packed_linear", f"check_compact({block_type!r}, 130, 512, (3, 70), 'cpu')")
+
+
 def test_whole_tiles_go_straight_to_the_output() -> None:
     run_interpreted("tests.kernels.test_packed_linear", "check('Q4_0', 1300, 384, (9,), 'cpu')")
 
@@ -170,8 +207,21 @@ def test_on_a_gpu(block_type: str, gpu: Any) -> None:
             assert torch.equal(triton.prefill(long[first:last].clone(), packed), whole[first:last])
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("block_type", COMPACT)
+def test_compact_on_a_gpu(block_type: str, gpu: Any) -> None:
+    from draftwood.kernels.linear import triton
+
+    for rows, width in ((34816, 5120), (5120, 17408), (130, 1536)):
+        check_compact(block_type, rows, width, (1, 16, 23, 64, 200), "cuda")
+        packed = triton.join([pack(matrix(block_type, rows, width, "cuda"), BLOCK_TYPES[block_type], width, "compact")])
+        assert_rows_are_alone(lambda x, packed=packed: triton.decode(x, packed), torch.randn(64, width, device="cuda"))
+
+
 MIXES = ("Q4_K", "Q6_K", "Q5_K+Q4_K+Q8_0", "Q4_K+Q6_K", "Q5_K", "Q8_0", "Q5_0", "Q4_0", "Q2_K", "Q3_K", "F16")
 """Block types of one launch: the single ones, a gated delta net's inputs and an attention's in a popular file."""
+
+COMPACT_MIXES = ("Q4_K", "Q6_K", "Q5_K+Q4_K+Q8_0")
 
 JOINED = [
     (("Q5_K", "Q4_K", "Q8_0"), (10240, 6144, 96), 5120),
@@ -194,13 +244,15 @@ def test_joined_on_a_gpu(types: tuple[str, ...], outputs: tuple[int, ...], width
     assert_rows_are_alone(lambda x: triton.decode(x, joined), x)
 
 
-CASES = {f"{mix} at {rows} rows": (mix, rows) for mix in MIXES for rows in (16, 8, 64)}
+CASES = {f"{mix} at {rows} rows": (mix, rows, "fast") for mix in MIXES for rows in (16, 8, 64)}
+CASES |= {f"{mix} compact at {rows} rows": (mix, rows, "compact") for mix in COMPACT_MIXES for rows in (16, 8, 64)}
 
 
-def segment(name: str) -> tuple[torch.dtype, ...]:
+def segment(name: str, weights: str = "fast") -> tuple[torch.dtype, ...]:
     """Types of a matrix's pointers."""
-    scales = torch.int32 if LAYOUTS[name].scale_bytes > 2 else torch.int16
-    return torch.int32, torch.int32, scales, torch.int32
+    layout = layout_of(name, weights)
+    scales = torch.int32 if layout.compact or layout.scale_bytes > 2 else torch.int16
+    return torch.int32, torch.int32, scales, torch.int32, torch.int32
 
 
 def assert_pairs_are_neighbours(ttgir: str) -> None:
@@ -217,16 +269,16 @@ def assert_pairs_are_neighbours(ttgir: str) -> None:
 def test_decode_compiles(target: str, case: str) -> None:
     from draftwood.kernels.linear import triton
 
-    mix, rows = CASES[case]
+    mix, rows, weights = CASES[case]
     names = mix.split("+")
-    layouts = [LAYOUTS[name] for name in names]
+    layouts = [layout_of(name, weights) for name in names]
     assembly = target.startswith("sm_")
     tiling = triton.NVIDIA if assembly else triton.AMD
     if len(names) > 1 and not tiling.joins:
         pytest.skip("a launch each on this device")
     tiles, _ = triton.padded_rows(rows, tiling)
     arguments = {
-        "p_x": torch.float16, "segments": tuple(segment(name) for name in names), "p_starts": torch.int32,
+        "p_x": torch.float16, "segments": tuple(segment(name, weights) for name in names), "p_starts": torch.int32,
         "p_parts": torch.float32, "p_x_factor": torch.float32, "p_factor": torch.float32, "p_columns": torch.int32,
         "p_out": torch.float32, "N": 34816, "K": 5120, "P": 264, "COUNT": 5, "REAL": 34816,
         "DIRECT": mix == "Q6_K" and tiling.direct,
@@ -246,19 +298,27 @@ def test_decode_compiles(target: str, case: str) -> None:
         assert_pairs_are_neighbours(made.ttgir)
 
 
-@pytest.mark.parametrize(("target", "case"), compile_cases("expand", "prefill", "stage", "add parts"))
+@pytest.mark.parametrize(("target", "case"), compile_cases("expand", "expand compact", "prefill", "stage", "add parts"))
 def test_the_others_compile(target: str, case: str) -> None:
     from draftwood.kernels.linear import triton
 
     f16, f32 = torch.float16, torch.float32
-    expand = dict(zip(("p_words", "p_high", "p_scales", "p_table"), segment("Q4_K"), strict=True))
-    expand |= {"p_out": f16, "K": 5120, "TILE0": 4, "OUTPUTS": 128}
+    expand = {"p_out": f16, "K": 5120, "TILE0": 4, "OUTPUTS": 128}
     sums = {"p_parts": f32, "p_x_factor": f32, "p_factor": f32, "p_out": f32, "N": 34816, "K": 5120, "P": 396}
     sums |= {"p_columns": torch.int32, "COUNT": 5, "REAL": 34816, "TILE_ROWS": 16, "OUTPUTS": 128, "ROWS": 4}
     sums |= {"DIRECT": True, "EARLY": target == "sm_90"}
     product = {"p_x": f16, "p_w": f16, "p_x_factor": f32, "p_factor": f32, "p_out": f32, "T": 2048, "K": 5120}
     kernel, arguments, options = {
-        "expand": (triton._expand, expand | {"LAYOUT": triton.layout_number(LAYOUTS["Q4_K"])}, {"num_warps": 8}),
+        "expand": (
+            triton._expand,
+            expand | {"segment": segment("Q4_K"), "LAYOUT": triton.layout_number(LAYOUTS["Q4_K"])},
+            {"num_warps": 8},
+        ),
+        "expand compact": (
+            triton._expand,
+            expand | {"segment": segment("Q6_K", "compact"), "LAYOUT": triton.layout_number(COMPACT["Q6_K"])},
+            {"num_warps": 8},
+        ),
         "prefill": (
             triton._prefill,
             product | {"REAL": 5120, "OUT_STRIDE": 5120} | triton._PREFILL,

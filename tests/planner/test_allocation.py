@@ -23,8 +23,9 @@ from draftwood.formats.ggml import BLOCK_TYPES
 from draftwood.formats.gguf import GGUFFile
 from draftwood.formats.header import ModelSource
 from draftwood.formats.source import TensorInfo
-from draftwood.kernels.buffers import WEIGHTS, matrix_buffers
+from draftwood.kernels.buffers import matrix_buffers
 from draftwood.kernels.delta_rule import DeltaShape
+from draftwood.kernels.layouts import COMPACT, OUTPUTS, WEIGHTS
 from draftwood.kernels.linear import LinearRequest, LinearWeight, load_linear
 from draftwood.kernels.linear.packing import pack
 from draftwood.layers.weights import Weights
@@ -45,8 +46,6 @@ from tests.models.test_dflash import TARGET_SPEC, VENDORED_DRAFT, edited, target
 CASES = 200
 PRODUCTS = (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up"), ("ffn_down",))
 """Matrices with one input in the order of the model, as drawn."""
-COMPACT = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
-"""Types that take more bits in the GPU kernels' layout than in a file."""
 
 
 def tensor(name: str, rows: int, columns: int, kind: str) -> TensorInfo:
@@ -131,7 +130,7 @@ def products(layers: int) -> list[list[str]]:
 
 
 def weights(infos: list[TensorInfo], together: list[list[str]], compact: bool) -> list[Tensor]:
-    """Vectors and the convolution in float32; matrices packed by the kernels' code, or in the bytes of their file."""
+    """Vectors and the convolution in float32; matrices packed by the kernels' code."""
     named = {info.name.removesuffix(".weight"): info for info in infos}
     made = [torch.empty(info.shape) for name, info in named.items() if "norm" in name or "conv" in name]
     for names in together:
@@ -142,20 +141,17 @@ def weights(infos: list[TensorInfo], together: list[list[str]], compact: bool) -
                 runs.append((kind, [], columns))
             runs[-1][1].append(rows)
         for kind, counts, columns in runs:
-            if compact and kind in COMPACT:
-                block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-                made += [torch.empty(rows, columns // block, size, dtype=torch.uint8) for rows in counts]
-            else:
-                made += packed(kind, sum(counts), columns)
+            made += packed(kind, sum(counts), columns, WEIGHTS[compact])
     return made
 
 
 @cache
-def packed(kind: str, rows: int, columns: int) -> list[Tensor]:
+def packed(kind: str, rows: int, columns: int, layout: str) -> list[Tensor]:
     """The tensors of a matrix as the GPU kernels read it."""
     block = BLOCK_TYPES[kind]
-    made = pack(torch.zeros(rows, block.row_bytes(columns), dtype=torch.uint8), block, columns)
-    return [t for t in (made.words, made.high, made.scales, made.factor) if t is not None]
+    made = pack(torch.zeros(rows, block.row_bytes(columns), dtype=torch.uint8), block, columns, layout)
+    parts = made.words, made.high, made.scales, made.superscales, made.factor
+    return [t for t in parts if t is not None]
 
 
 def recurrent(delta: DeltaSpec) -> RecurrentState:
@@ -256,11 +252,11 @@ def test_a_matrix_is_planned_as_it_is_packed(kind: str) -> None:
         parts = [draw.choice((1, 31, 48, 127, 128, 129, 300)) for _ in range(draw.randint(1, 3))]
         raw = torch.zeros(sum(parts), BLOCK_TYPES[kind].row_bytes(columns), dtype=torch.uint8)
         run = [tensor(f"{i}.weight", rows, columns, kind) for i, rows in enumerate(parts)]
-        fast, compact = (matrix_buffers(run, layout) for layout in WEIGHTS)
-        assert total(fast) == pack(raw, BLOCK_TYPES[kind], columns).nbytes
-        assert total(compact) == (raw.nbytes if kind in COMPACT else total(fast))
-        assert not any(buffer.planned for buffer in fast)
-        assert {buffer.planned for buffer in compact} == {kind in COMPACT}
+        taken = [pack(raw, BLOCK_TYPES[kind], columns, layout).nbytes for layout in WEIGHTS]
+        assert [total(matrix_buffers(run, layout)) for layout in WEIGHTS] == taken
+        padded = -(-len(raw) // OUTPUTS) * OUTPUTS
+        if kind in COMPACT:
+            assert taken[1] == padded * (BLOCK_TYPES[kind].row_bytes(columns) + 4)
 
 
 class Loaded:

@@ -127,12 +127,13 @@ def measure_limits() -> Limits:
     return Limits(torch.cuda.get_device_name(), big.nbytes / read.middle * 1e6, 2 * 8192**3 / multiply.middle * 1e6)
 
 
-def measure(case: Case, rows: tuple[int, ...], prefill: bool, repeats: int) -> CaseRun:
-    """Gates, then times; a DraftwoodError where a gate is red."""
+def measure(case: Case, rows: tuple[int, ...], prefill: bool, repeats: int, layout: str = "fast") -> CaseRun:
+    """Gates, then times, in a layout of `kernels.layouts.WEIGHTS`; a DraftwoodError where a gate is red."""
     from draftwood.kernels.linear import triton
 
     raws = [draw(1, kind, (outputs, case.inputs), case.inputs**-0.5, "cuda") for kind, outputs in case.parts]
-    joined = triton.join([pack(raw, kind, case.inputs) for raw, (kind, _) in zip(raws, case.parts, strict=True)])
+    packed = [pack(raw, kind, case.inputs, layout) for raw, (kind, _) in zip(raws, case.parts, strict=True)]
+    joined = triton.join(packed)
     x = torch.randn(PROMPT, case.inputs, device="cuda")
     _gate(case, raws, joined, x[:64])
     del raws
@@ -157,12 +158,9 @@ def _copy(joined: Joined) -> Joined:
 
 
 def _copied(matrix: PackedMatrix) -> PackedMatrix:
-    return replace(
-        matrix,
-        words=matrix.words.clone(),
-        high=None if matrix.high is None else matrix.high.clone(),
-        scales=None if matrix.scales is None else matrix.scales.clone(),
-    )
+    names = "words", "high", "scales", "superscales"
+    tensors = {name: tensor for name in names if (tensor := getattr(matrix, name)) is not None}
+    return replace(matrix, **{name: tensor.clone() for name, tensor in tensors.items()})
 
 
 def _gate(case: Case, raws: list[Tensor], joined: Joined, x: Tensor) -> None:

@@ -18,6 +18,19 @@ NL4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 @dataclass(frozen=True)
+class Steps:
+    """One number a group, kept in two steps: whole numbers, float32 [B, groups], times a half, float32 [B, 1]."""
+
+    numbers: Tensor
+    unit: Tensor
+
+    @property
+    def product(self) -> Tensor:
+        """float32 [B, groups], exact."""
+        return self.unit * self.numbers
+
+
+@dataclass(frozen=True)
 class Codes:
     """Blocks as whole numbers with scales: a weight is scale * value - minimum, of its group.
 
@@ -28,6 +41,11 @@ class Codes:
     values: Tensor
     scale: Tensor
     minimum: Tensor | None = None
+
+    @classmethod
+    def of(cls, values: Tensor, scale: Steps, minimum: Steps | None = None) -> Codes:
+        """Of scales that are kept in two steps."""
+        return cls(values, scale.product, None if minimum is None else minimum.product)
 
     def weights(self) -> Tensor:
         """float32 [B, block_size]."""
@@ -127,12 +145,17 @@ def _q3_k(blocks: Tensor) -> Codes:
     return Codes((_pairs128(blocks[:, 32:96]) | (third << 2)).float() - 4, scale)
 
 
-def _scales_and_minima(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Q4_K and Q5_K: d * scale and dmin * min of the eight sub-blocks, float32 [B, 8] each."""
+def _scales_and_minima(blocks: Tensor) -> tuple[Steps, Steps]:
+    """Of Q4_K and Q5_K, for eight groups."""
     first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scale = torch.cat((first & 63, (third & 15) | ((first >> 6) << 4)), dim=1)
     minimum = torch.cat((second & 63, (third >> 4) | ((second >> 6) << 4)), dim=1)
-    return _float16(blocks, 0) * scale.float(), _float16(blocks, 2) * minimum.float()
+    return Steps(scale.float(), _float16(blocks, 0)), Steps(minimum.float(), _float16(blocks, 2))
+
+
+def _signed_scales(blocks: Tensor) -> tuple[Steps]:
+    """Of Q6_K, for sixteen groups."""
+    return (Steps(blocks[:, 192:208].view(torch.int8).float(), _float16(blocks, 208)),)
 
 
 def _nibbles64(data: Tensor) -> Tensor:
@@ -141,18 +164,18 @@ def _nibbles64(data: Tensor) -> Tensor:
 
 
 def _q4_k(blocks: Tensor) -> Codes:
-    return Codes(_nibbles64(blocks[:, 16:]).flatten(1).float(), *_scales_and_minima(blocks))
+    return Codes.of(_nibbles64(blocks[:, 16:]).flatten(1).float(), *_scales_and_minima(blocks))
 
 
 def _q5_k(blocks: Tensor) -> Codes:
     codes = _nibbles64(blocks[:, 48:]) | (_fields(blocks[:, 16:48], 1, 8) << 4)
-    return Codes(codes.flatten(1).float(), *_scales_and_minima(blocks))
+    return Codes.of(codes.flatten(1).float(), *_scales_and_minima(blocks))
 
 
 def _q6_k(blocks: Tensor) -> Codes:
     low = _fields(_split(blocks[:, :128], 2, 64), 4, 2).flatten(1)
     codes = (low | (_pairs128(blocks[:, 128:192]) << 4)).float() - 32
-    return Codes(codes, _float16(blocks, 208) * blocks[:, 192:208].view(torch.int8).float())
+    return Codes.of(codes, *_signed_scales(blocks))
 
 
 def _iq4_xs(blocks: Tensor) -> Codes:
@@ -177,6 +200,13 @@ CODES: dict[str, Callable[[Tensor], Codes]] = {
     "IQ4_XS": _iq4_xs,
 }
 """The quantised block types by name: blocks uint8 [B, type_size] as codes."""
+
+SCALE_STEPS: dict[str, Callable[[Tensor], tuple[Steps, ...]]] = {
+    "Q4_K": _scales_and_minima,
+    "Q5_K": _scales_and_minima,
+    "Q6_K": _signed_scales,
+}
+"""Types that keep scales in two steps: blocks uint8 [B, type_size] as scales and, where there are any, minima."""
 
 FLOATS: dict[str, Callable[[Tensor], Tensor]] = {"F32": _f32, "F16": _f16, "BF16": _bf16}
 """The others: blocks uint8 [B, type_size] as float32 [B, 1]."""

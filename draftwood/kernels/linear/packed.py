@@ -53,7 +53,7 @@ def _can_run(request: LinearRequest) -> str | None:
 
 
 def _prepare(raw: Tensor, request: LinearRequest) -> LinearWeight:
-    return PackedWeight([pack(raw, request.block_type, request.in_features)])
+    return PackedWeight([pack(raw, request.block_type, request.in_features, request.layout)])
 
 
 def _join(weights: Sequence[LinearWeight]) -> LinearWeight | None:

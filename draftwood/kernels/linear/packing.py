@@ -9,6 +9,7 @@ Letters: N outputs padded to OUTPUTS, K inputs padded to STEP, S = K / STEP step
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +17,15 @@ from torch import Tensor
 
 from draftwood.formats.ggml import BlockType
 from draftwood.kernels.buffers import packed_buffers
-from draftwood.kernels.dequant.reference import CODES, FLOATS
-from draftwood.kernels.layouts import BLOCK, LAYOUTS, STEP, Layout
+from draftwood.kernels.dequant.reference import CODES, FLOATS, SCALE_STEPS, Steps
+from draftwood.kernels.layouts import BLOCK, STEP, Layout, layout_of
 from draftwood.kernels.linear.base import padded
 
 CODE_UNIT = 2.0**24
 """A code is read as the bits of a half, which stand for code * 2**-24; scales make up for it."""
+
+MINIMUM_UNIT = 2.0**-14
+"""A compact layout's minima are whole numbers times halves times this, which keeps ordinary ones normal numbers."""
 
 _SLAB_WEIGHTS = 1 << 23
 """Weights that are packed at once: temporaries take about 30 bytes each."""
@@ -33,7 +37,7 @@ class PackedMatrix:
 
     words: int32 [N/32, S, 32, 4, words]. high: int32 [N/32, S, 32, 4, high_words] or None. scales: int16
     [N/32, S, 32, 4, scale_bytes / 2], halves by group, each followed by what is added in a type with minima;
-    None for halves.
+    None for halves. superscales: None unless the layout is compact, see `_compact_scales`.
     factor: float32 [N], powers of two that outputs are multiplied by. out_features, in_features: without padding.
     """
 
@@ -43,6 +47,7 @@ class PackedMatrix:
     words: Tensor
     high: Tensor | None
     scales: Tensor | None
+    superscales: Tensor | None
     factor: Tensor
 
     @property
@@ -53,34 +58,37 @@ class PackedMatrix:
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return sum(each.nbytes for each in (self.words, self.high, self.scales, self.factor) if each is not None)
+        parts = self.words, self.high, self.scales, self.superscales, self.factor
+        return sum(each.nbytes for each in parts if each is not None)
 
 
-def pack(raw: Tensor, block_type: BlockType, in_features: int) -> PackedMatrix:
-    """A matrix from its GGUF bytes, uint8 [rows, row bytes], on their device.
+def pack(raw: Tensor, block_type: BlockType, in_features: int, weights: str = "fast") -> PackedMatrix:
+    """A matrix from its GGUF bytes, uint8 [rows, row bytes], on their device, in a layout of `layouts.WEIGHTS`.
 
-    Scales become halves, each off by 2**-11 at most, around a power of two a row that keeps them normal numbers.
+    Scales become halves, each off by 2**-11 at most, around a power of two a row that keeps them normal numbers. Those
+    of a compact layout become the same halves when they are used.
     """
-    rows, layout = len(raw), LAYOUTS[block_type.name]
+    rows, layout = len(raw), layout_of(block_type.name, weights)
     parts = {
         spec.name: torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype), device=raw.device)
         for spec in packed_buffers(layout, rows, in_features)
     }
-    words, high, scales, factor = parts["words"], parts.get("high"), parts.get("scales"), parts["factor"].fill_(1)
+    factor = parts["factor"].fill_(1)
+    words, high, scales, superscales = parts["words"], parts.get("high"), parts.get("scales"), parts.get("superscales")
     slab = max(1, _SLAB_WEIGHTS // in_features // BLOCK) * BLOCK
     for first in range(0, rows, slab):
         part = padded(raw[first : first + slab].contiguous(), BLOCK)
         inside = slice(first // BLOCK, (first + len(part)) // BLOCK)
         packed = _floats(part, block_type) if layout.bits == 16 else _codes(part, block_type, layout)
         factor[first : first + len(part)] = packed[-1]
-        for whole, piece in zip((words, high, scales), packed[:-1], strict=True):
+        for whole, piece in zip((words, high, scales, superscales), packed[:-1], strict=True):
             if whole is not None and piece is not None:
                 whole[inside] = piece
-    return PackedMatrix(layout, rows, in_features, words, high, scales, factor)
+    return PackedMatrix(layout, rows, in_features, words, high, scales, superscales, factor)
 
 
-Packed = tuple[Tensor, Tensor | None, Tensor | None, Tensor]
-"""Words, high words and scales of some rows [rows / 32, S, 32, 4, n], and the rows' factors [rows]."""
+Packed = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]
+"""Words, high words, scales and superscales of some rows [rows / 32, ...], and the rows' factors [rows]."""
 
 
 def _widened(x: Tensor, multiple: int) -> Tensor:
@@ -98,29 +106,80 @@ def _floats(raw: Tensor, block_type: BlockType) -> Packed:
     weights = _widened(FLOATS[block_type.name](raw.reshape(-1, block_type.type_size)).view(len(raw), -1), STEP)
     factor = _power_above(weights.abs().amax(1), 15)
     halves = (weights / factor.unsqueeze(1)).half()
-    return _lanes(halves).contiguous().view(torch.int32), None, None, factor
+    return _lanes(halves).contiguous().view(torch.int32), None, None, None, factor
 
 
 def _codes(raw: Tensor, block_type: BlockType, layout: Layout) -> Packed:
-    rows = len(raw)
-    codes = CODES[block_type.name](raw.reshape(-1, block_type.type_size))
+    rows, blocks = len(raw), raw.reshape(-1, block_type.type_size)
+    codes = CODES[block_type.name](blocks)
     values = codes.values if layout.minimum else codes.values + layout.offset
     stored = _lanes(_widened(values.view(rows, -1), STEP)).to(torch.uint8).unflatten(-1, (-1, 2))
-    scale = _widened(codes.scale.view(rows, -1), STEP // layout.group)
-    kinds = [scale * CODE_UNIT]
-    if codes.minimum is not None:
-        kinds.append(-_widened(codes.minimum.view(rows, -1), STEP // layout.group))
-    factor = _power_above(torch.stack(kinds).abs().amax((0, 2)), 15)
-    halves = [(kind / factor.unsqueeze(1)).half() for kind in kinds]
-    if codes.minimum is not None:
+    words, high = _words(stored, layout.bits), _high(stored, layout.bits)
+    if block_type.name in SCALE_STEPS:
+        steps, factor = _two_steps(SCALE_STEPS[block_type.name](blocks), rows)
+        if layout.compact:
+            return words, high, *_compact_scales(steps, rows), factor
+        kinds = [kind.product.view(rows, -1) * unit for kind, unit in zip(steps, (1, -MINIMUM_UNIT), strict=False)]
+    else:
+        kinds = [codes.scale.view(rows, -1) * CODE_UNIT]
+        if codes.minimum is not None:
+            kinds.append(-codes.minimum.view(rows, -1))
+        factor = _power_above(torch.stack(kinds).abs().amax((0, 2)), 15)
+        kinds = [kind / factor.unsqueeze(1) for kind in kinds]
+    return words, high, _halves(kinds, layout), None, factor
+
+
+def _two_steps(kinds: Sequence[Steps], rows: int) -> tuple[list[Steps], Tensor]:
+    """Scales and minima with their units rounded to halves, and the rows' factors that these were divided by.
+
+    The units are those of CODE_UNIT and MINIMUM_UNIT. Rounding takes nothing from a unit unless it is 2**23 times
+    smaller than the row's largest scale.
+    """
+    units = [
+        torch.where(kind.numbers.any(1, keepdim=True), kind.unit * size, 0.0).view(rows, -1)
+        for kind, size in zip(kinds, (CODE_UNIT, 1 / MINIMUM_UNIT), strict=False)
+    ]
+    largest = [kinds[0].product.view(rows, -1) * CODE_UNIT, *units[1:]]
+    factor = _power_above(torch.cat(largest, 1).abs().amax(1), 15)
+    halves = [(unit / factor.unsqueeze(1)).half().float().view(-1, 1) for unit in units]
+    return [Steps(kind.numbers, unit) for kind, unit in zip(kinds, halves, strict=True)], factor
+
+
+def _by_lane(values: Tensor, each: int) -> Tensor:
+    """[rows, 4 each S] as [rows / 32, S, 32, 4, each], contiguous."""
+    blocks: Tensor = values.unflatten(0, (-1, BLOCK)).unflatten(-1, (-1, STEP // BLOCK, each))
+    return blocks.transpose(1, 2).contiguous()
+
+
+def _halves(kinds: list[Tensor], layout: Layout) -> Tensor:
+    """Scales, and the weights of code 0 where there are minima, float32 [rows, groups] each, as int16 by lane."""
+    kinds = [_widened(kind, STEP // layout.group) for kind in kinds]
+    halves = [kind.half() for kind in kinds]
+    if layout.minimum:
         # What rounding the scale takes off the weight of code `offset`, the weight of code 0 makes up for.
-        lost = (kinds[0] / factor.unsqueeze(1) - halves[0].float()) * (layout.offset / CODE_UNIT)
-        halves[1] = (kinds[1] / factor.unsqueeze(1) + lost).half()
-    groups = (
-        torch.stack(halves, -1).flatten(1).unflatten(0, (-1, BLOCK)).unflatten(-1, (-1, 4, layout.scale_bytes // 2))
-    )
-    scales = groups.transpose(1, 2).contiguous().view(torch.int16)
-    return _words(stored, layout.bits), _high(stored, layout.bits), scales, factor
+        halves[1] = (kinds[1] + (kinds[0] - halves[0].float()) * (layout.offset / CODE_UNIT)).half()
+    return _by_lane(torch.stack(halves, -1).flatten(1), int(layout.scale_bytes) // 2).view(torch.int16)
+
+
+def _compact_scales(kinds: Sequence[Steps], rows: int) -> tuple[Tensor, Tensor]:
+    """Whole numbers as int32 [rows / 32, S, n], and units as int32 [rows / 32, S / 2, m].
+
+    Scales alone: two bytes a lane, n = 64; a half a row, m = 16. With minima: a byte a lane with the low four bits of
+    its scale and, above them, of its minimum, then four bits a lane with their high two bits, n = 32 + 16; two halves
+    a row, m = 32.
+    """
+    units = torch.cat([kind.unit for kind in kinds], 1).half().view(rows, -1, len(kinds))
+    superscales = units.unflatten(0, (-1, BLOCK)).transpose(1, 2).flatten(2).contiguous().view(torch.int32)
+    numbers = [kind.numbers.view(rows, -1).to(torch.int8) for kind in kinds]
+    if len(numbers) == 1:
+        return _by_lane(numbers[0], 2).flatten(2).view(torch.int32), superscales
+    low, high = (numbers[0] & 15 | numbers[1] << 4), (numbers[0] >> 4 | numbers[1] >> 4 << 2)
+    high = high[:, ::2] | high[:, 1::2] << 4
+    parts = [
+        _by_lane(low, 1).flatten(2),
+        high.unflatten(0, (-1, BLOCK)).unflatten(-1, (-1, 2)).transpose(1, 2).flatten(2),
+    ]
+    return torch.cat(parts, -1).view(torch.int32), superscales
 
 
 def _power_above(largest: Tensor, exponent: int) -> Tensor:

@@ -19,6 +19,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from draftwood.kernels._math import power
 from draftwood.kernels._rows import aligned, require, row_stride
 from draftwood.kernels.layouts import OUTPUTS, STEP, Layout
+from draftwood.kernels.linear import packing
 from draftwood.kernels.linear.packing import PackedMatrix, high_places
 from draftwood.kernels.scratch import expanded_shape, expanded_tiles, parts_of, product_programs, row_tiles
 
@@ -27,29 +28,32 @@ from draftwood.kernels.scratch import expanded_shape, expanded_tiles, parts_of, 
 class Tiling:
     """How a device goes through a matrix, whatever the rows of a pass and the type of its blocks.
 
-    rows: of a row tile. outputs: of a program's tile. warps, stages: of a program. joins: whether matrices of several
-    block types are one launch. direct: whether a tile that one program does whole may go straight to the output.
+    rows: of a row tile. outputs: of a program's tile. warps, stages: of a program; compact_stages: with a compact
+    layout. joins: whether matrices of several block types are one launch. direct: whether a tile that one program does
+    whole may go straight to the output.
     """
 
     rows: int
     outputs: int
     warps: int
     stages: int
+    compact_stages: int
     joins: bool
     direct: bool
 
     def options(self, *layouts: Layout) -> dict[str, int]:
         """Of a launch. Halves take so much shared memory that three stages must do."""
+        stages = self.compact_stages if any(layout.compact for layout in layouts) else self.stages
         halves = any(layout.bits == 16 for layout in layouts)
-        return {"num_warps": self.warps, "num_stages": min(self.stages, 3) if halves else self.stages}
+        return {"num_warps": self.warps, "num_stages": min(stages, 3) if halves else stages}
 
 
-NVIDIA = Tiling(rows=8, outputs=128, warps=4, stages=4, joins=True, direct=True)
+NVIDIA = Tiling(rows=8, outputs=128, warps=4, stages=4, compact_stages=4, joins=True, direct=True)
 """Outputs are the M of mma.m16n8k16 and rows its N; fewer than four warps of 16 outputs read the rows too often."""
 
-AMD = Tiling(rows=16, outputs=128, warps=8, stages=2, joins=False, direct=False)
-"""WMMA knows 16 rows only; four warps, fewer outputs, one stage or a second block type spill at 64 rows, and two ways
-to store sums do at 16."""
+AMD = Tiling(rows=16, outputs=128, warps=8, stages=2, compact_stages=1, joins=False, direct=False)
+"""WMMA knows 16 rows only; four warps, fewer outputs, one stage (with a compact layout, two) or a second block type
+spill at 64 rows, and two ways to store sums do at 16."""
 
 _THREE_TILES, _THREE_REGISTERS = 3, 168
 """Row tiles up to which three programs of four warps fit a multiprocessor, with so many registers a lane."""
@@ -65,7 +69,13 @@ _PREFILL = {"ROWS": 128, "OUTPUTS": 128, "INPUTS": 64, "GROUP": 8}
 
 # Where a table of numbers has what.
 _SHIFT, _MASK, _HIGH_MASK, _FACTOR, _ROTATE, _SELECT = (tl.constexpr(at) for at in (0, 2, 4, 6, 8, 16))
-_OFFSET, _PLAIN_HIGH = tl.constexpr(18), tl.constexpr(19)
+_OFFSET, _LANE_SHIFT, _PAIR_SHIFT, _ROW_SHIFT = (tl.constexpr(at) for at in (18, 19, 23, 31))
+
+_COMPACT = 1 << 20
+COMPACT_BIT = tl.constexpr(_COMPACT)
+"""Of a `layout_number`, above all others."""
+
+MINIMUM_UNIT = tl.constexpr(packing.MINIMUM_UNIT)
 
 
 @triton.jit
@@ -111,7 +121,7 @@ def _assembled_codes(b_words, b_high, p_table, BITS: tl.constexpr, LANES: tl.con
 
 
 @triton.jit
-def _portable_codes(b_words, b_high, p_table, BITS: tl.constexpr):
+def _portable_codes(b_words, b_high, BITS: tl.constexpr):
     """The same, code by code."""
     o_two = tl.arange(0, 2)
     e_p1, e_p0 = o_two[None, None, :, None, None], o_two[None, None, None, :, None]
@@ -123,32 +133,90 @@ def _portable_codes(b_words, b_high, p_table, BITS: tl.constexpr):
     else:
         b_code = (b_words >> (8 * e_p1 + 16 * e_h)) & (15 << (4 * e_p0))
         if BITS == 5 or BITS == 6:
-            e_place = 8 * tl.arange(0, 4)[None, :, None, None, None] + 4 * e_p1 + 2 * e_p0 + e_h
-            b_place = tl.load(p_table + _PLAIN_HIGH + e_place)
-            b_code = b_code | (((b_high >> b_place) & (BITS * 2 - 9)) << (4 + 4 * e_p0))
+            # As `packing.high_places`.
+            e_at = (2 * tl.arange(0, 4)[None, :, None, None, None] + e_p1) * (BITS - 4) % 8
+            e_place = 8 * (e_at // 4) + e_at % 4 + 4 * e_p0 + 16 * e_h
+            b_code = b_code | (((b_high >> e_place) & (BITS * 2 - 9)) << (4 + 4 * e_p0))
     return (b_code & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
 
 
 @triton.jit
-def _scaled(b_code, p_scales, p_table, at, BITS: tl.constexpr, GROUP: tl.constexpr, MINIMUM: tl.constexpr,
+def _two_halves(b_first, b_second):
+    """Float32 rounded to halves, two to an int32."""
+    b_low = b_first.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+    return b_low | (b_second.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32) << 16)
+
+
+@triton.jit
+def _low_half(b_word):
+    """The half in the low bits of an int32, as float32."""
+    return (b_word & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def _repeated(b_few, COUNT: tl.constexpr):
+    """A block over and over, COUNT in all."""
+    FEW: tl.constexpr = b_few.shape[0]
+    return tl.reshape(tl.broadcast_to(b_few[None, :], (COUNT // FEW, FEW)), (COUNT,))
+
+
+@triton.jit
+def _multiplied_out(p_scales, p_superscales, p_table, block, o_lane, MINIMUM: tl.constexpr, OFFSET: tl.constexpr):
+    """What the fast layout keeps for lanes, int32 each, made of a compact layout's scales and superscales.
+
+    Up to the last rounding all of it is exact, as in `packing._halves`: products of halves and whole numbers. Shifts
+    are few numbers, spread by registers: Triton would not load hundreds of them in the layout of the operand.
+    """
+    LANES: tl.constexpr = o_lane.shape[0]
+    o_row, block = o_lane % 128 // 4, block.to(tl.int32)
+    if MINIMUM:
+        b_shift = _repeated(tl.load(p_table + _LANE_SHIFT + tl.arange(0, 4)), LANES)
+        b_high_shift = _repeated(tl.load(p_table + _PAIR_SHIFT + tl.arange(0, 8)), LANES)
+        b_low = tl.load(p_scales + block * 48 + o_row) >> b_shift
+        b_high = tl.load(p_scales + block * 48 + (32 + o_row // 2)) >> b_high_shift
+        b_units = tl.load(p_superscales + (block >> 1) * 32 + o_row)
+        b_scale = ((b_low & 15) | (b_high & 3) << 4).to(tl.float32) * _low_half(b_units)
+        b_lost = (b_scale - b_scale.to(tl.float16).to(tl.float32)) * (OFFSET * 2.0**-24)
+        b_least = ((b_low >> 4 & 15) | (b_high & 12) << 2).to(tl.float32) * _low_half(b_units >> 16)
+        b_pair = _two_halves(b_scale, b_least * -MINIMUM_UNIT + b_lost)
+    else:
+        b_shift = _repeated(tl.load(p_table + _LANE_SHIFT + 2 * tl.arange(0, 2)), LANES)
+        b_unit_shift = _repeated(tl.load(p_table + _ROW_SHIFT + tl.arange(0, 8)), LANES)
+        b_two = tl.load(p_scales + block * 64 + o_lane % 128 // 2) >> b_shift
+        b_unit = _low_half(tl.load(p_superscales + (block >> 1) * 16 + o_row // 2) >> b_unit_shift)
+        b_first, b_second = (b_two << 24 >> 24).to(tl.float32), (b_two << 16 >> 24).to(tl.float32)
+        b_pair = _two_halves(b_first * b_unit, b_second * b_unit)
+    return b_pair
+
+
+@triton.jit
+def _pairs(segment, block, o_lane, GROUP: tl.constexpr, MINIMUM: tl.constexpr, OFFSET: tl.constexpr,
+           COMPACT: tl.constexpr):  # fmt: skip
+    """Halves of the lanes' scales and, behind them, of the weights of code 0, two to an int32 where there are two."""
+    _, _, p_scales, p_superscales, p_table = segment
+    at = block * 128 + o_lane % 128
+    LANES: tl.constexpr = o_lane.shape[0]
+    GROUPS: tl.constexpr = 32 // GROUP
+    if COMPACT:
+        b_pair = _multiplied_out(p_scales, p_superscales, p_table, block, o_lane, MINIMUM, OFFSET)
+    elif GROUPS == 2 and MINIMUM:
+        b_pair = tl.load(p_scales + at[:, None] * 2 + tl.arange(0, 2)[None, :])
+    elif GROUPS == 2 or MINIMUM:
+        b_pair = tl.load(p_scales + at)
+    else:
+        b_pair = tl.load(p_scales.to(tl.pointer_type(tl.int16)) + at).to(tl.int32)
+    if GROUPS == 2:
+        b_pair = tl.broadcast_to(tl.reshape(b_pair, (LANES, 2 if MINIMUM else 1, 1)), (LANES, 2, 2))
+    return tl.reshape(b_pair, (LANES, 4 if GROUPS == 2 else 1, 1, 1, 1))
+
+
+@triton.jit
+def _scaled(b_code, b_pair, p_table, BITS: tl.constexpr, GROUP: tl.constexpr, MINIMUM: tl.constexpr,
             OFFSET: tl.constexpr, LANES: tl.constexpr, ASSEMBLY: tl.constexpr):  # fmt: skip
-    """Codes times the scales of lanes `at`, plus what is added to code 0, rounded once."""
+    """Codes times the lanes' scales, plus what is added to code 0, rounded once."""
     o_two = tl.arange(0, 2)
     e_p0 = o_two[None, None, None, :, None]
-    # Halves of scales, and of the weights of code 0 behind them, two to a word where there are two.
     GROUPS: tl.constexpr = 32 // GROUP
-    if GROUPS == 1 and not MINIMUM:
-        b_pair = tl.load(p_scales.to(tl.pointer_type(tl.int16)) + at).to(tl.int32)
-        b_pair = tl.reshape(b_pair, (LANES, 1, 1, 1, 1))
-    elif GROUPS == 1:
-        b_pair = tl.reshape(tl.load(p_scales + at), (LANES, 1, 1, 1, 1))
-    elif MINIMUM:
-        b_pair = tl.load(p_scales + at[:, None] * 2 + o_two[None, :])
-        b_pair = tl.broadcast_to(tl.reshape(b_pair, (LANES, 2, 1)), (LANES, 2, 2))
-        b_pair = tl.reshape(b_pair, (LANES, 4, 1, 1, 1))
-    else:
-        b_pair = tl.broadcast_to(tl.reshape(tl.load(p_scales + at), (LANES, 1, 1)), (LANES, 2, 2))
-        b_pair = tl.reshape(b_pair, (LANES, 4, 1, 1, 1))
     if ASSEMBLY:
         if GROUPS == 2 and not MINIMUM:
             b_select = tl.load(p_table + _SELECT + o_two)
@@ -196,11 +264,18 @@ def _scaled(b_code, p_scales, p_table, at, BITS: tl.constexpr, GROUP: tl.constex
 
 
 @triton.jit
-def _unpack(p_words, p_high, p_scales, p_table, at, LAYOUT: tl.constexpr, LANES: tl.constexpr,
-            ASSEMBLY: tl.constexpr):  # fmt: skip
-    """Weights of lanes `at` int64 [LANES], as fp16 [LANES/4, 128] in the layout's order of inputs."""
+def _unpack(segment, block, o_lane, LAYOUT: tl.constexpr, LANES: tl.constexpr, ASSEMBLY: tl.constexpr):
+    """Weights of lanes o_lane % 128 of blocks `block`, int64 [LANES], as fp16 [LANES/4, 128] in the layout's order of
+    inputs."""
+    at = block * 128 + o_lane % 128
+    p_words, p_high, _, _, p_table = segment
     BITS: tl.constexpr = LAYOUT % 32
     WORDS: tl.constexpr = 8 if BITS == 8 else (16 if BITS == 16 else 4)
+    GROUP: tl.constexpr = LAYOUT // 32 % 64
+    MINIMUM: tl.constexpr = LAYOUT // 2048 % 2 == 1
+    OFFSET: tl.constexpr = LAYOUT // 4096 % 256
+    if BITS != 16:
+        b_pair = _pairs(segment, block, o_lane, GROUP, MINIMUM, OFFSET, LAYOUT >= COMPACT_BIT)
     b_words = tl.load(p_words + at[:, None] * WORDS + tl.arange(0, WORDS)[None, :])
     b_words = tl.reshape(b_words, (LANES, 4, 1 if WORDS == 4 else 2, 2 if WORDS == 16 else 1, 1))
     b_high = b_words
@@ -212,11 +287,9 @@ def _unpack(p_words, p_high, p_scales, p_table, at, LAYOUT: tl.constexpr, LANES:
     if ASSEMBLY:
         b_weight = _assembled_codes(b_words, b_high, p_table, BITS, LANES)
     else:
-        b_weight = _portable_codes(b_words, b_high, p_table, BITS)
+        b_weight = _portable_codes(b_words, b_high, BITS)
     if BITS != 16:
-        GROUP: tl.constexpr = LAYOUT // 32 % 64
-        MINIMUM: tl.constexpr = LAYOUT // 2048 % 2 == 1
-        b_weight = _scaled(b_weight, p_scales, p_table, at, BITS, GROUP, MINIMUM, LAYOUT // 4096, LANES, ASSEMBLY)
+        b_weight = _scaled(b_weight, b_pair, p_table, BITS, GROUP, MINIMUM, OFFSET, LANES, ASSEMBLY)
     b_weight = tl.permute(tl.reshape(b_weight, (LANES // 4, 4, 4, 2, 2, 2)), (0, 2, 3, 4, 1, 5))
     return tl.reshape(b_weight, (LANES // 4, 128))
 
@@ -275,19 +348,16 @@ def _summed(product, row, rows, o_n, m_n, b_count, N, MOST: tl.constexpr):
 
 @triton.jit
 def _tile(
-    p_x, segment, p_parts, p_x_factor, p_factor, p_columns, p_out, lanes, tile, part, first, last, N, K, COUNT, REAL,
+    p_x, segment, p_parts, p_x_factor, p_factor, p_columns, p_out, blocks, tile, part, first, last, N, K, COUNT, REAL,
     LAYOUT: tl.constexpr, DIRECT: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
     ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
-    """Steps [first, last) of a tile of outputs, for all tiles of rows; lanes: of the tile's first step in `segment`."""
-    p_words, p_high, p_scales, p_table = segment
+    """Steps [first, last) of a tile of outputs, for all tiles of rows; blocks: the lanes' at the first step."""
     o_lane = tl.arange(0, OUTPUTS * 4)
     o_row, o_k, o_n = tl.arange(0, ROWS), tl.arange(0, 128), tl.arange(0, OUTPUTS)
     b_sums = (tl.zeros((OUTPUTS, ROWS), tl.float32),) * TILES
     for step in range(first, last):
-        b_weight = _unpack(
-            p_words, p_high, p_scales, p_table, (lanes + step) * 128 + o_lane % 128, LAYOUT, OUTPUTS * 4, ASSEMBLY
-        )
+        b_weight = _unpack(segment, blocks + step, o_lane, LAYOUT, OUTPUTS * 4, ASSEMBLY)
         p_step = p_x + step * 128 + o_row[None, :] * K + o_k[:, None]
         b_more = ()
         for t in tl.static_range(TILES):
@@ -334,9 +404,9 @@ def _decode(
         for s in tl.static_range(len(LAYOUTS)):
             start = tl.load(p_starts + s)
             if len(LAYOUTS) == 1 or (tile >= start and tile < tl.load(p_starts + s + 1)):
-                lanes = (((tile - start) * (OUTPUTS // 32) + o_lane // 128) * steps).to(tl.int64)
+                blocks = (((tile - start) * (OUTPUTS // 32) + o_lane // 128) * steps).to(tl.int64)
                 _tile(
-                    p_x, segments[s], p_parts, p_x_factor, p_factor, p_columns, p_out, lanes, tile, part, first, last,
+                    p_x, segments[s], p_parts, p_x_factor, p_factor, p_columns, p_out, blocks, tile, part, first, last,
                     N, K, COUNT, REAL, LAYOUTS[s], DIRECT, TILES, ROWS, OUTPUTS, ASSEMBLY,
                 )  # fmt: skip
         at += last - first
@@ -402,7 +472,7 @@ def _stage(p_x, p_out, p_factor, rows, REAL: tl.constexpr, X_STRIDE: tl.constexp
 
 
 @triton.jit
-def _expand(p_words, p_high, p_scales, p_table, p_out, K, TILE0, OUTPUTS: tl.constexpr, LAYOUT: tl.constexpr):
+def _expand(segment, p_out, K, TILE0, OUTPUTS: tl.constexpr, LAYOUT: tl.constexpr):
     """Halves [OUTPUTS of a tile, 128 of a step], the values that `_decode` multiplies with.
 
     Portable: the inner functions in PTX need the two codes of a pair side by side in a lane, which only the operand of
@@ -411,8 +481,8 @@ def _expand(p_words, p_high, p_scales, p_table, p_out, K, TILE0, OUTPUTS: tl.con
     o_lane = tl.arange(0, OUTPUTS * 4)
     tile, step = tl.program_id(1), tl.program_id(0)
     steps = K // 128
-    lanes = (((TILE0 + tile) * (OUTPUTS // 32) + o_lane // 128) * steps + step).to(tl.int64) * 128 + o_lane % 128
-    b_weight = _unpack(p_words, p_high, p_scales, p_table, lanes, LAYOUT, OUTPUTS * 4, False)
+    block = (((TILE0 + tile) * (OUTPUTS // 32) + o_lane // 128) * steps + step).to(tl.int64)
+    b_weight = _unpack(segment, block, o_lane, LAYOUT, OUTPUTS * 4, False)
     o_n = tile * OUTPUTS + tl.arange(0, OUTPUTS)
     tl.store(p_out + o_n[:, None].to(tl.int64) * K + step * 128 + tl.arange(0, 128)[None, :], b_weight)
 
@@ -466,9 +536,9 @@ def _table(layout: Layout, device: torch.device) -> Tensor:
     places = high_places(width)
     at = [places[m % len(places)] for m in range(16)]
     rotate = [(at[4 * r + 2 * p1] - 4) % 32 for r in range(4) for p1 in (0, 1)]
-    plain_high = [place + 16 * h for place in at for h in (0, 1)]
     one, sixteenth, minus_offset = 0x3C003C00, 0x2C002C00, 0x80008000 | layout.offset * 0x10001
-    numbers = [0, 8, *mask, *high_mask, one, sixteenth, *rotate, 0x1010, 0x3232, minus_offset, *plain_high]
+    numbers = [0, 8, *mask, *high_mask, one, sixteenth, *rotate, 0x1010, 0x3232, minus_offset]
+    numbers += [0, 8, 16, 24, *range(0, 32, 4), *[0] * 4, *[16] * 4]
     return torch.tensor(numbers, dtype=torch.int64).to(torch.int32).to(device)
 
 
@@ -558,22 +628,19 @@ def join(matrices: Sequence[PackedMatrix]) -> Joined:
     return Joined(tuple(matrices), factor, (factor.view(torch.int32) >> 23).byte(), *places)
 
 
-def _segment(matrix: PackedMatrix) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pointers of a matrix, and the table."""
+def _segment(matrix: PackedMatrix) -> tuple[Tensor, ...]:
+    """Pointers of a matrix, its words in place of what it has not, and the table."""
     words, scales = matrix.words, matrix.scales
     if scales is not None and matrix.layout.scale_bytes > 2:
         scales = scales.view(torch.int32)
-    return (
-        words,
-        words if matrix.high is None else matrix.high,
-        words if scales is None else scales,
-        _table(matrix.layout, words.device),
-    )
+    others = (words if tensor is None else tensor for tensor in (matrix.high, scales, matrix.superscales))
+    return words, *others, _table(matrix.layout, words.device)
 
 
 def layout_number(layout: Layout) -> int:
     """What the kernels are compiled for, in one number, as Triton takes no tuple of tuples."""
-    return layout.bits + (layout.group << 5) + (layout.minimum << 11) + (layout.offset << 12)
+    number = layout.bits + (layout.group << 5) + (layout.minimum << 11) + (layout.offset << 12)
+    return number | _COMPACT if layout.compact else number
 
 
 @dataclass(frozen=True)
@@ -731,7 +798,7 @@ def prefill(x: Tensor, joined: Joined) -> Tensor:
             first = tile * OUTPUTS
             real = min(count * OUTPUTS, matrix.out_features - first)
             _expand[(inputs // STEP, count)](
-                *_segment(matrix), halves, inputs, tile, OUTPUTS=OUTPUTS, LAYOUT=layout_number(matrix.layout),
+                _segment(matrix), halves, inputs, tile, OUTPUTS=OUTPUTS, LAYOUT=layout_number(matrix.layout),
                 num_warps=8,
             )  # fmt: skip
             grid = triton.cdiv(len(x), _PREFILL["ROWS"]) * triton.cdiv(real, _PREFILL["OUTPUTS"])

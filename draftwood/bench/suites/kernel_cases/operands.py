@@ -30,7 +30,7 @@ def _joined(setting: Setting, outputs: tuple[int, ...], inputs: int) -> Joined:
         padded = real + -real % OUTPUTS
         words = torch.empty(padded // BLOCK, inputs // STEP, 32, 4, 0, dtype=torch.int32, device=setting.device)
         factor = torch.ldexp(torch.ones(padded, device=setting.device), setting.random(padded).int())
-        matrices.append(PackedMatrix(LAYOUTS["Q8_0"], real, inputs, words, None, None, factor))
+        matrices.append(PackedMatrix(LAYOUTS["Q8_0"], real, inputs, words, None, None, None, factor))
     return triton.join(matrices)
 
 
