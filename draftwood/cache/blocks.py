@@ -41,8 +41,9 @@ def symmetric(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:
 def spanning(x: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
     """Steps and minimums [..., n, 1] and codes [..., n, 32], float32: codes 0 .. top from minimum to maximum.
 
-    x: blocks.
+    x: blocks. Which of two zeros is the smaller one would depend on their order, so there are no negative ones.
     """
+    x = x + 0.0
     low = x.amin(-1, keepdim=True)
     step = (x.amax(-1, keepdim=True) - low) / top
     return step, low, ((x - low) * inverse(step) + 0.5).trunc().clamp(0, top)

@@ -64,7 +64,7 @@ class Codebook:
     """
 
     def __init__(self, positive: Tensor) -> None:
-        self.bits = len(positive).bit_length()
+        self.bits, self.positive = len(positive).bit_length(), positive
         self.levels = torch.cat((positive, -positive))
         self._edges = (positive[1:] + positive[:-1]) / 2
 

@@ -157,6 +157,7 @@ def store_rows(
         k, v, *keys.pointers, *values.pointers, _signs(width, k.device), at, count, offset, keys.rows,
         K_ROW=row_stride(k), K_HEAD=k.stride(1), V_ROW=row_stride(v), V_HEAD=v.stride(1), STORE_K=keys.codec.store,
         STORE_V=values.codec.store, TURN_K=keys.codec.rotated, TURN_V=values.codec.rotated, **_turn(width), num_warps=1,
+        enable_fp_fusion=False,  # A product and a sum are rounded each, as the planes' own arithmetic does.
     )  # fmt: skip
 
 

@@ -1,0 +1,112 @@
+"""What the codecs of ggml's block formats share (cache/blocks.py has the formats).
+
+A code of up to eight bits becomes a half by its bits: 0x6400 | code is 1024 + code, and the difference to 1024 plus the
+code of zero is exact. Its product with the scale is rounded once, as is the sum with a minimum.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from draftwood.cache.codecs.words import halves, load_words
+
+
+@triton.jit
+def load_numbers(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
+    """A number a block, fields [D / 32] -> [n, WIDTH / 32]."""
+    p_field += base * (D // 32) + start // 32
+    o_block = tl.arange(0, WIDTH // 32)
+    return tl.load(p_field + b_rows[:, None] * (D // 32) + o_block[None, :], mask=m_rows[:, None], other=0)
+
+
+@triton.jit
+def spread(b_number):
+    """[n, blocks] -> [n, 32 * blocks].
+
+    One load a block, spread by registers; an address for every value would be a load for every value.
+    """
+    N: tl.constexpr = b_number.shape[0]
+    BLOCKS: tl.constexpr = b_number.shape[1]
+    return tl.reshape(tl.broadcast_to(b_number[:, :, None], (N, BLOCKS, 32)), (N, BLOCKS * 32))
+
+
+@triton.jit
+def load_nibbles(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
+    """Nibbles in pairs, int32 [n, WIDTH / 8, 2, 2] for `in_order`.
+
+    Word k of a block has the values 4 k + b and 16 + 4 k + b, b = 0 .. 3, in the halves of its byte b. The axes are the
+    half, b % 2 and b / 2: bytes 0 and 2 lie 16 bits apart, and are a pair.
+    """
+    b_word = load_words(p_field, base, b_rows, m_rows, start // 8, WIDTH // 8, D // 8)
+    b_word = tl.join(b_word, b_word >> 4)
+    return tl.join(b_word, b_word >> 8) & 0x000F000F
+
+
+@triton.jit
+def load_fifth(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
+    """Bit 4 of the codes in the places that `load_nibbles` has for them."""
+    N: tl.constexpr = b_rows.shape[0]
+    b_fifth = load_numbers(p_field, base, b_rows, m_rows, start, WIDTH, D)
+    b_word = tl.reshape(b_fifth[:, :, None] >> (tl.arange(0, 4) * 4)[None, None, :], (N, WIDTH // 8))
+    b_word = tl.join(b_word, b_word >> 16) & 15
+    b_pair = b_word << 4 | b_word << 18
+    return tl.join(b_pair, b_pair >> 1) & 0x00100010
+
+
+@triton.jit
+def in_order(b_codes, ZERO: tl.constexpr):
+    """Pairs of codes, int32 [n, WIDTH / 8, 2, 2] -> code - ZERO, fp16 [n, WIDTH]."""
+    N: tl.constexpr = b_codes.shape[0]
+    WORDS: tl.constexpr = b_codes.shape[1]
+    b_half = tl.reshape(halves(b_codes | 0x64006400), (N, WORDS // 4, 4, 2, 2, 2))
+    return tl.reshape(tl.permute(b_half, (0, 1, 3, 2, 5, 4)), (N, WORDS * 8)) - (1024.0 + ZERO)
+
+
+@triton.jit
+def symmetric(b_x, LEVELS: tl.constexpr, D: tl.constexpr):
+    """As `cache.blocks.symmetric`, of a row float32 [D]: steps [D / 32] and codes int32 [D / 32, 32]."""
+    b_blocks = tl.reshape(b_x, (D // 32, 32))
+    _, b_first = tl.max(tl.abs(b_blocks), 1, return_indices=True)
+    m_first = tl.arange(0, 32)[None, :] == b_first[:, None]
+    # By bits, as a sum would turn a negative zero.
+    b_bits = tl.sum(tl.where(m_first, b_blocks.to(tl.int32, bitcast=True), 0), 1)
+    b_step = b_bits.to(tl.float32, bitcast=True) * (-1.0 / LEVELS)
+    return b_step, _codes(b_blocks, b_step, LEVELS + 0.5, 2 * LEVELS - 1)
+
+
+@triton.jit
+def spanning(b_x, TOP: tl.constexpr, D: tl.constexpr):
+    """As `cache.blocks.spanning`: steps and minimums [D / 32], and codes int32 [D / 32, 32]."""
+    b_blocks = tl.reshape(tl.where(b_x == 0, 0.0, b_x), (D // 32, 32))
+    b_low = tl.min(b_blocks, 1)
+    b_step = tl.div_rn(tl.max(b_blocks, 1) - b_low, TOP * 1.0)
+    return b_step, b_low, _codes(b_blocks - b_low[:, None], b_step, 0.5, TOP)
+
+
+@triton.jit
+def _codes(b_x, b_step, HALF: tl.constexpr, TOP: tl.constexpr):
+    b_inverse = tl.where(b_step == 0, 0.0, tl.div_rn(1.0, b_step))
+    return tl.minimum(tl.maximum(b_x * b_inverse[:, None] + HALF, 0.0), TOP).to(tl.int32)
+
+
+@triton.jit
+def store_numbers(p_field, row, b_number, D: tl.constexpr):
+    """A number a block, [D / 32]."""
+    o_block = tl.arange(0, D // 32)
+    tl.store(p_field + row * (D // 32) + o_block, b_number.to(p_field.dtype.element_ty))
+
+
+@triton.jit
+def store_nibbles(p_field, row, b_codes, D: tl.constexpr):
+    """Bits 0-3 of codes int32 [D / 32, 32]."""
+    b_halves = tl.permute(tl.reshape(b_codes & 15, (D // 32, 2, 16)), (0, 2, 1))
+    b_low, b_high = tl.split(b_halves)
+    b_byte = tl.reshape(b_low | b_high << 4, (D // 2,)).to(tl.uint8)
+    tl.store(p_field + row * (D // 2) + tl.arange(0, D // 2), b_byte)
+
+
+@triton.jit
+def store_fifth(p_field, row, b_codes, D: tl.constexpr):
+    """Bit 4 of codes int32 [D / 32, 32]."""
+    store_numbers(p_field, row, tl.sum((b_codes >> 4) << tl.arange(0, 32)[None, :], 1), D)

@@ -1,0 +1,36 @@
+"""KV type q4_1 on a GPU: fields scale, minimum and nibbles (cache/q4_1.py has the format)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from draftwood.cache.codecs.blocks import (
+    in_order,
+    load_nibbles,
+    load_numbers,
+    spanning,
+    spread,
+    store_nibbles,
+    store_numbers,
+)
+from draftwood.kernels.codec import Codec
+
+
+@triton.jit
+def _load(tensors, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
+    b_scale = load_numbers(tensors[0], base, b_rows, m_rows, start, WIDTH, D)
+    b_low = load_numbers(tensors[1], base, b_rows, m_rows, start, WIDTH, D)
+    b_codes = load_nibbles(tensors[2], base, b_rows, m_rows, start, WIDTH, D)
+    return tl.fma(in_order(b_codes, 0), spread(b_scale), spread(b_low))
+
+
+@triton.jit
+def _store(tensors, row, b_x, D: tl.constexpr):
+    b_step, b_low, b_codes = spanning(b_x, 15, D)
+    store_numbers(tensors[0], row, b_step, D)
+    store_numbers(tensors[1], row, b_low, D)
+    store_nibbles(tensors[2], row, b_codes, D)
+
+
+CODEC = Codec(_load, _store, rotated=True)

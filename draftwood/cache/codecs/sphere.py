@@ -1,0 +1,184 @@
+"""The codecs of tq4_0, tq3_0 and tq2_0: fields norm, codes and, of tq3_0, signs (cache/sphere.py has the format).
+
+A row has few magnitudes. They are multiplied by its norm in float32 and rounded to halves once a row, and a value is
+one of them with its sign, chosen by the bits of its code, two values to a register: fields that are half a word apart
+fall into the two halves of one. NVIDIA's byte permutation looks four codes up at once, which is worth most of the
+instructions of tq4_0 (README.md).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from draftwood.cache.codecs.words import halves, load_words, on_nvidia
+from draftwood.cache.sphere import LONGEST, codebook
+
+_LONGEST = tl.constexpr(LONGEST)
+_TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
+
+
+@triton.jit
+def _bits(p_table, b_norm, NUMBER: tl.constexpr):
+    """A magnitude of rows as the bits of a half, int32 [n, 1]."""
+    b_half = (b_norm.to(tl.float32) * tl.load(p_table + NUMBER)).to(tl.float16)
+    return b_half.to(tl.int16, bitcast=True).to(tl.int32)[:, None]
+
+
+@triton.jit
+def _bytes(p_table, b_norm, FIRST: tl.constexpr):
+    """Low and high bytes of four magnitudes from number FIRST on, two int32 [n, 1]."""
+    b_0, b_1 = _bits(p_table, b_norm, FIRST), _bits(p_table, b_norm, FIRST + 1)
+    b_2, b_3 = _bits(p_table, b_norm, FIRST + 2), _bits(p_table, b_norm, FIRST + 3)
+    b_low = (b_0 & 255) | (b_1 & 255) << 8 | (b_2 & 255) << 16 | b_3 << 24
+    return b_low, b_0 >> 8 | (b_1 >> 8) << 8 | (b_2 >> 8) << 16 | (b_3 >> 8) << 24
+
+
+@triton.jit
+def _permuted(b_first, b_second, b_places):
+    """Four of the eight bytes of two words, by the nibbles of the low half of `b_places`, on NVIDIA."""
+    return tl.inline_asm_elementwise(
+        "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [b_first, b_second, b_places], dtype=tl.int32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def _fields(b_word, first, BITS: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT fields of BITS bits of words, from field `first` on: the first half from bit 0, the others from 16."""
+    if COUNT * BITS < 32:
+        HALF: tl.constexpr = COUNT // 2 * BITS
+        b_word = b_word >> (first * BITS)
+        b_word = (b_word & ((1 << HALF) - 1)) | ((b_word >> HALF) & ((1 << HALF) - 1)) << 16
+    return b_word
+
+
+@triton.jit
+def _apart(b_word, BITS: tl.constexpr, COUNT: tl.constexpr):
+    """Words of two runs of COUNT fields [n, W] -> [n, W, COUNT]: the fields' own runs at bits 0 and 16."""
+    N: tl.constexpr = b_word.shape[0]
+    W: tl.constexpr = b_word.shape[1]
+    for step in tl.static_range(5):
+        if COUNT >> step > 1:
+            b_word = tl.join(b_word, b_word >> (BITS * (COUNT >> (step + 1))))
+    return tl.reshape(b_word, (N, W, COUNT))
+
+
+@triton.jit
+def _chosen(b_zero, b_one, b_code, BIT: tl.constexpr):
+    """Halves of b_one where bit BIT of a code is set, of b_zero elsewhere."""
+    b_mask = ((b_code >> BIT) & 0x00010001) * 0xFFFF
+    return b_zero ^ ((b_zero ^ b_one) & b_mask)
+
+
+@triton.jit
+def _one_of_two(p_table, b_norm, b_code, FIRST: tl.constexpr):
+    b_zero, b_one = _bits(p_table, b_norm, FIRST)[:, :, None], _bits(p_table, b_norm, FIRST + 1)[:, :, None]
+    return _chosen(b_zero | b_zero << 16, b_one | b_one << 16, b_code, 0)
+
+
+@triton.jit
+def _one_of_four(p_table, b_norm, b_code, FIRST: tl.constexpr):
+    b_lower, b_upper = _one_of_two(p_table, b_norm, b_code, FIRST), _one_of_two(p_table, b_norm, b_code, FIRST + 2)
+    return _chosen(b_lower, b_upper, b_code, 1)
+
+
+@triton.jit
+def _four_at_once(p_table, b_norm, b_word):
+    """Rows of tq4_0 by permutation: words [n, W] of eight codes -> fp16 [n, W, 8]."""
+    N: tl.constexpr = b_word.shape[0]
+    W: tl.constexpr = b_word.shape[1]
+    b_low, b_high = _bytes(p_table, b_norm, 0)
+    b_more_low, b_more_high = _bytes(p_table, b_norm, 4)
+    b_word = tl.join(b_word, b_word >> 16)
+    b_number = b_word & 0x7777
+    b_low = _permuted(b_low[:, :, None], b_more_low[:, :, None], b_number)
+    b_high = _permuted(b_high[:, :, None], b_more_high[:, :, None], b_number)
+    b_high ^= _permuted(tl.full((1, 1, 1), 0x8000, tl.int32), tl.full((1, 1, 1), 0, tl.int32), b_word >> 3 & 0x1111)
+    b_first = _permuted(b_low, b_high, tl.full((1, 1, 1), 0x5140, tl.int32))
+    b_second = _permuted(b_low, b_high, tl.full((1, 1, 1), 0x7362, tl.int32))
+    return tl.reshape(halves(tl.join(b_first, b_second)), (N, W, 8))
+
+
+@triton.jit
+def load_coordinates(fields, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr):
+    """See `Codec.load`. fields: norm, codes, signs or None, table."""
+    p_norm, p_codes, p_signs, p_table = fields
+    N: tl.constexpr = b_rows.shape[0]
+    FIELD: tl.constexpr = BITS // 2 * 2
+    W: tl.constexpr = D * FIELD // 32
+    PAIRS: tl.constexpr = WIDTH // W // 2
+    b_norm = tl.load(p_norm + base + b_rows, mask=m_rows, other=0.0)
+    b_word = load_words(p_codes, base, b_rows, m_rows, 0, W, W)
+    if BITS == 4 and WIDTH == D and on_nvidia():
+        b_half = _four_at_once(p_table, b_norm, b_word)
+    else:
+        b_code = _apart(_fields(b_word, start // W, FIELD, 2 * PAIRS), FIELD, PAIRS)
+        if BITS == 4:
+            b_upper = _one_of_four(p_table, b_norm, b_code, 4)
+            b_pair = _chosen(_one_of_four(p_table, b_norm, b_code, 0), b_upper, b_code, 2)
+        elif BITS == 3 and on_nvidia():
+            b_low, b_high = _bytes(p_table, b_norm, 0)
+            # A code's low byte is one of the first four, its high byte the same one of the others.
+            b_places = ((b_code | b_code >> 8) & 0x0303) * 0x11 + 0x4040
+            b_pair = _permuted(b_low[:, :, None], b_high[:, :, None], b_places)
+        elif BITS == 3:
+            b_pair = _one_of_four(p_table, b_norm, b_code, 0)
+        else:
+            b_pair = _one_of_two(p_table, b_norm, b_code, 0)
+        if BITS == 3:
+            o_word = b_rows[:, None] * W + tl.arange(0, W)[None, :]
+            b_word = tl.load(p_signs + base * W + o_word, mask=m_rows[:, None], other=0).to(tl.int32)
+            b_sign = _apart(_fields(b_word, start // W, 1, 2 * PAIRS), 1, PAIRS) << 15
+        else:
+            b_sign = b_code << (16 - BITS)
+        # The halves of a pair are half of the fields apart.
+        b_half = tl.permute(halves(b_pair ^ (b_sign & -0x7FFF8000)), (0, 1, 3, 2))
+    return tl.reshape(tl.permute(tl.reshape(b_half, (N, W, 2 * PAIRS)), (0, 2, 1)), (N, WIDTH))
+
+
+@triton.jit
+def _length(b_x, D: tl.constexpr):
+    """The length of a row [D], its squares added as `kernels.norm.reference.ordered_sum` does."""
+    b_sum = b_x * b_x
+    for step in tl.static_range(16):
+        if D >> step > 1:
+            b_sum = tl.sum(tl.reshape(b_sum, (2, D >> (step + 1))), 0)
+    return tl.sqrt_rn(b_sum)
+
+
+@triton.jit
+def store_coordinates(fields, row, b_x, D: tl.constexpr, BITS: tl.constexpr):
+    """See `Codec.store`. fields: norm, codes, signs or None, table."""
+    p_norm, p_codes, p_signs, p_table = fields
+    b_length = _length(b_x, D)
+    b_unit = tl.div_rn(b_x, tl.reshape(tl.maximum(b_length, _TINY), (1,)))
+    b_number = tl.zeros((D,), tl.int32)
+    b_level = tl.zeros((D,), tl.float32) + tl.load(p_table)
+    for number in tl.static_range(1, 1 << (BITS - 1)):
+        level = tl.load(p_table + number)
+        m_more = tl.abs(b_unit) >= (level + tl.load(p_table + number - 1)) * 0.5
+        b_number += m_more.to(tl.int32)
+        b_level = tl.where(m_more, level, b_level)
+    b_norm = tl.minimum(tl.div_rn(b_length, _length(b_level, D)), _LONGEST)
+    tl.store(p_norm + row + tl.arange(0, 1), tl.reshape(b_norm, (1,)).to(tl.float16))
+    b_negative = (b_unit < 0).to(tl.int32)
+    if BITS == 3:
+        _store_words(p_codes, row, b_number, 2, 16, D)
+        _store_words(p_signs, row, b_negative, 1, 16, D)
+    else:
+        _store_words(p_codes, row, b_number | b_negative << (BITS - 1), BITS, 32 // BITS, D)
+
+
+@triton.jit
+def _store_words(p_field, row, b_x, BITS: tl.constexpr, FIELDS: tl.constexpr, D: tl.constexpr):
+    """As `cache.words.pack`, of whole numbers [D]."""
+    W: tl.constexpr = D // FIELDS
+    b_word = tl.sum(tl.reshape(b_x, (FIELDS, W)) << (tl.arange(0, FIELDS) * BITS)[:, None], 0)
+    tl.store(p_field + row * W + tl.arange(0, W), b_word.to(p_field.dtype.element_ty))
+
+
+def tables(bits: int, head_dim: int, device: str) -> tuple[Tensor, ...]:
+    """The magnitudes of a code of `bits` bits, float32, ascending."""
+    return (codebook(head_dim, bits, device).positive,)
