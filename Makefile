@@ -24,7 +24,7 @@ FORCE:
 .PHONY: FORCE help setup demo test test-all test-compile test-gpu test-gpu-whole check bench
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## build .venv (TORCH=... picks the torch, PYTHON=... the interpreter), fetch the demo model and prompts
 	@for name in demo humaneval; do $(BIN)/draftwood pull $$name \
