@@ -35,7 +35,7 @@ OUTSIDE = ("driver", "graphs")
 
 
 class HostMemory:
-    """The most memory of this process that no file backs, seen every 10 ms; the driver's pinned pages are not counted."""
+    """The most memory of this process that no file backs, seen every 10 ms; the driver's pinned pages do not count."""
 
     def __init__(self) -> None:
         self.before = self.most = self._now()
