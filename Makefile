@@ -21,10 +21,10 @@ endif
 
 .DEFAULT_GOAL := help
 FORCE:
-.PHONY: FORCE help setup demo test test-all test-compile test-gpu check bench
+.PHONY: FORCE help setup demo test test-all test-compile test-gpu test-gpu-whole check bench
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## build .venv (TORCH=... picks the torch, PYTHON=... the interpreter), fetch the demo model and prompts
 	@for name in demo humaneval; do $(BIN)/draftwood pull $$name \
@@ -66,11 +66,15 @@ test-compile: setup  ## every kernel compiled for gfx1100, gfx1151, sm_86, sm_89
 	$(PARALLEL) -m compile tests/kernels
 
 # These import nothing but torch (with the jinja2 it brings), triton, numpy, gguf, safetensors, tokenizers and pytest.
-GPU_TESTS := tests/kernels tests/cache tests/models tests/decode tests/engine/test_dflash_end_to_end.py \
-	tests/engine/test_synthesis.py
+GPU_TESTS := tests/kernels tests/cache tests/formats tests/models tests/decode tests/engine/test_dflash_end_to_end.py \
+	tests/engine/test_from_disk.py tests/engine/test_smollm2.py tests/engine/test_synthesis.py tests/engine/test_warm_start.py
+GPU_WHOLE := tests/models/test_whole_pass.py tests/decode/test_committed_state.py tests/engine/test_from_disk.py
 
 test-gpu:  ## model, draft and exactness tests on this machine's GPU, with plain python3 (or PYTHON=...) and no .venv
 	$(PYTHON) -m pytest -q -m "gpu and not slow" $(GPU_TESTS)
+
+test-gpu-whole:  ## the whole 27B shape, its file and 10,000 rounds on this GPU (minutes; 24 GB of it, 17 GB of disk)
+	$(PYTHON) -m pytest -q -rP -m "gpu and slow" $(GPU_WHOLE)
 
 check: setup  ## ruff (lint and format) and mypy --strict
 	$(BIN)/ruff check .

@@ -351,10 +351,12 @@ def baseline(
     engine = open_engine(target, None, (cache_type_k, cache_type_v), device=device, dtype=dtype, threads=threads)
     found = suite.depths_for(engine, asked, behind)
     with steps(len(found) * (1 + len(asked))) as begin:
+        limits = suite.limits_for(engine, asked)
         runs = suite.measure(engine, asked, found, repeats, begin)
     about, commit = suite.subject(engine), report.commit()
-    result = json.dumps(suite.as_json(about, runs, commit, repeats))
-    plain([*suite.conditions(about, commit, repeats), "", *suite.table(about, runs), "", result])
+    result = json.dumps(suite.as_json(about, runs, commit, repeats, limits))
+    shares = suite.shares(runs, limits)
+    plain([*suite.conditions(about, commit, repeats), "", *suite.table(about, runs), *shares, "", result])
 
 
 @app.command()

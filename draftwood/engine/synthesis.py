@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from draftwood.errors import FileError, UsageError
 from draftwood.formats.gguf_writer import write_gguf
@@ -39,10 +40,15 @@ def write_synthetic(
             f"{free / 1e9:.2f} GB left; free some space or name another folder."
         )
 
+    # Pinned, and the same for every tensor: fresh memory would cost its pages anew, and the driver's copy into it.
+    largest = max(info.nbytes for info in model.tensors.values())
+    host = torch.empty(largest, dtype=torch.uint8, pin_memory=device != "cpu")
+
     def stored(name: str) -> npt.NDArray[np.uint8]:
         begin(name)
-        drawn: npt.NDArray[np.uint8] = model.tensor(name, device).cpu().numpy()
-        return drawn
+        drawn = model.tensor(name, device)
+        written: npt.NDArray[np.uint8] = host[: drawn.numel()].view(drawn.shape).copy_(drawn).numpy()
+        return written
 
     try:
         write_gguf(path, model.metadata, model.tensors.values(), stored)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from draftwood.errors import FileError, FormatError, UnsupportedModelError
 from draftwood.formats.ggml import BLOCK_TYPES, BlockType
+from draftwood.formats.transfer import transfer_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,7 +122,7 @@ def on_device(stored: npt.NDArray[np.uint8], device: str) -> Tensor:
     """Bytes of a mapped file as a tensor: a view of them on a CPU, a copy on another device."""
     import torch
 
-    return torch.from_numpy(stored).to(device)
+    return torch.from_numpy(stored) if device == "cpu" else transfer_to(device).send(stored)
 
 
 # Python names it from 3.13 on; this is its value on Linux.

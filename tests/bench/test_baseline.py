@@ -9,8 +9,10 @@ import pytest
 
 from draftwood import Engine
 from draftwood.bench.suites import baseline
+from draftwood.bench.suites.ops import Limits
 from draftwood.cli.main import main
 from draftwood.errors import UsageError
+from draftwood.planner.inventory import synthetic_target
 
 TINY = "synthetic:qwen3.6-27b-tiny"
 FACTS = {
@@ -46,6 +48,28 @@ def test_the_table_has_the_layout_of_llama_bench() -> None:
     assert (line["bench"], line["synthetic"], line["bytes"], line["commit"]) == ("baseline", False, 3 << 29, "abc")
     assert line["tests"][1] == {"test": "tg128", "depth": 4096, "tokens_per_second": 9.5, "deviation": 0.0}
     assert "synthetic" not in "\n".join(baseline.conditions(about, "abc", 2))
+
+
+def test_operations_are_counted() -> None:
+    """By hand, 27B: 24.35 G weights but for the head; 16 layers of 24 heads of 256."""
+    target = synthetic_target("synthetic:qwen3.6-27b")
+    one = baseline.operations(target, 1, 0)
+    head = 248320 * 5120
+    per_token = (one - 2 * head - 4 * 16 * 24 * 256) / 1e9
+    assert per_token == pytest.approx(48.7, abs=0.05)
+    attention = 4 * 16 * 24 * 256
+    assert baseline.operations(target, 3, 64) == 3 * (one - 2 * head - attention) + 2 * head + attention * (3 * 64 + 6)
+
+
+def test_shares_of_the_matrix_rate() -> None:
+    limits = Limits("a card", 4e12, 8e14)
+    read = baseline.TestRun(baseline.Test("pp512", True, 512), 0, (1000.0, 3000.0), 512 * 10**11)
+    runs = [read, baseline.TestRun(baseline.Test("tg128", False, 128), 0, (50.0,))]
+    assert read.share(limits) == pytest.approx(25) and runs[1].share(limits) is None
+    assert baseline.shares(runs, limits)[-1] == "pp512: 51.2 TFLOP, 25.0 %" and baseline.shares(runs, None) == []
+    about = baseline.Subject(FACTS, False, 3 << 29, 134_515_008, "CUDA")
+    first, second = baseline.as_json(about, runs, "abc", 2, limits)["tests"]
+    assert first["matrix_rate_percent"] == 25 and "operations" not in second
 
 
 @pytest.mark.parametrize(

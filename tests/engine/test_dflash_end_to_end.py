@@ -8,11 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from draftwood import Engine, SamplingParams
 from draftwood.cache.registry import KV_TYPES
 from tests.conftest import oracle_path
+from tests.models.test_oracle import HALF_GAP
 
 FILES = {"file": None, "q8": "{draft}.Q8_0.dflash.gguf", "q8_causal_false": "{draft}-causal-false.Q8_0.dflash.gguf"}
 CONFIGS = {"causal_false": "config.is_causal_false.json", "causal_true": "config.is_causal_true.json"}
@@ -40,11 +42,11 @@ def draft_path(root: Path, run: dict[str, Any], scratch: Path) -> Path:
     return directory
 
 
-def load(root: Path, draft: Path, device: str, kv: str = "f32", draft_kv: str = "f32") -> Engine:
+def load(
+    root: Path, draft: Path, device: str, kv: str = "f32", draft_kv: str = "f32", dtype: str = "float32"
+) -> Engine:
     target = str(root / "t-a.F32.gguf")
-    return Engine.load(
-        target, draft=str(draft), dtype="float32", kv=kv, draft_kv=draft_kv, max_context=512, device=device
-    )
+    return Engine.load(target, draft=str(draft), dtype=dtype, kv=kv, draft_kv=draft_kv, max_context=512, device=device)
 
 
 @pytest.mark.parametrize("index", range(24))
@@ -62,6 +64,26 @@ def test_the_reference_run(oracle: Path, tmp_path: Path, index: int, device: str
     # The reference narrows its block near the end and then proposes other tokens; every round before is the same.
     assert whole > 5
     assert lengths[:whole] == run["acceptance"][:whole]
+
+
+def check_fast_run(root: Path, index: int, scratch: Path, device: str, gap: float) -> None:
+    """Drafts change no token, and where the reference chose otherwise, our two best are closer than `gap`."""
+    run = runs()[index]
+    engine = load(root, draft_path(root, run, scratch), device, dtype="auto")
+    params = SamplingParams(max_tokens=64, ignore_eos=True)
+    plain = engine.generate(run["prompt"], params, method="ar").token_ids
+    for method in ("chain", "tree"):
+        assert engine.generate(run["prompt"], params, method=method).token_ids == plain
+    logits = engine.logits([*run["prompt"], *run["emitted"]])[len(run["prompt"]) - 1 : -1]
+    second, best = np.sort(logits, 1)[:, -2:].T
+    other = logits.argmax(1) != np.array(run["emitted"])
+    assert not (other & (best - second > gap)).any()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("index", range(24))
+def test_the_reference_run_by_kernels(oracle: Path, tmp_path: Path, index: int, gpu: str) -> None:
+    check_fast_run(oracle / "draft", index, tmp_path, gpu, HALF_GAP)
 
 
 @pytest.mark.parametrize("draft", ["d1-a", "d1-b"])

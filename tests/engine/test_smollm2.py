@@ -17,9 +17,9 @@ from draftwood.cache import coded
 from draftwood.cache.registry import KV_TYPES, kv_pair
 from tests.models.test_oracle import relative
 
-MEAN_TOLERANCE = 1.5e-2
-EACH_TOLERANCE = 3.7e-2
-"""llama.cpp's own error on this file is 0.8e-2 to 3.7e-2 (oracle README)."""
+TOLERANCES = {"cpu": (1.5e-2, 3.7e-2), "cuda": (2e-3, 4.5e-3)}
+"""Of the mean and of each prompt. llama.cpp's own error on this file is 0.8e-2 to 3.7e-2 (oracle README). A GPU's
+operands are halves: simulated 0.4e-3 to 1.4e-3 by prompt, and luck is a factor of three (docs/log.md)."""
 
 
 KV = (*KV_TYPES, "q4_0/tq4_0")
@@ -29,12 +29,13 @@ KV = (*KV_TYPES, "q4_0/tq4_0")
 def engines(demo_model: Path) -> Any:
     loaded: dict[str, Engine] = {}
 
-    def get(dtype: str, kv: str = "f32") -> Engine:
+    def get(dtype: str, kv: str = "f32", device: str = "cpu") -> Engine:
         """An engine of this dtype, its caches from now on of this KV type."""
-        if dtype not in loaded:
-            loaded[dtype] = Engine.load(str(demo_model), draft="lookup", dtype=dtype)
-        loaded[dtype].kv = kv_pair(kv)
-        return loaded[dtype]
+        key = dtype + device
+        if key not in loaded:
+            loaded[key] = Engine.load(str(demo_model), draft="lookup", dtype=dtype, kv=kv, device=device)
+        loaded[key].kv = kv_pair(kv)
+        return loaded[key]
 
     return get
 
@@ -48,17 +49,17 @@ def decoded_logits(engine: Engine, ids: list[int]) -> Any:
     """The last position's logits when the whole prompt goes through decode passes, the form of plain decoding."""
     model = engine.target.model
     sequence = model.new_sequence(kv_pair("f32"), len(ids))
-    tokens = torch.tensor(ids, dtype=torch.long)
+    tokens = torch.tensor(ids, dtype=torch.long, device=model.device)
     for first in range(0, len(ids), 16):
         part = tokens[first : first + 16]
-        nodes = torch.arange(len(part))
+        nodes = torch.arange(len(part), device=model.device)
         hidden = model.decode(ForwardInput(part, nodes + first, nodes - 1), sequence).hidden
         sequence.commit(nodes, part, len(part))
-    return model.logits(hidden[-1:])[0].numpy()
+    return model.logits(hidden[-1:])[0].cpu().numpy()
 
 
-def test_float32_logits_and_greedy_ids(engines: Any, reference: dict[str, Any]) -> None:
-    engine = engines("float32")
+def test_float32_logits_and_greedy_ids(engines: Any, reference: dict[str, Any], device: str) -> None:
+    engine = engines("float32", device=device)
     for i in range(int(reference["n_prompts"])):
         ids = reference[f"prompt_{i}"].tolist()
         assert relative(engine.logits(ids)[-1], reference[f"deq_logits_last_{i}"]) < 1e-5
@@ -67,15 +68,16 @@ def test_float32_logits_and_greedy_ids(engines: Any, reference: dict[str, Any]) 
         assert found == reference[f"deq_greedy_ids_{i}"].tolist()
 
 
-def test_the_fast_form_is_as_close_as_llama_cpp_itself(engines: Any, reference: dict[str, Any]) -> None:
-    engine = engines("auto")
+def test_the_fast_form_stays_within_its_rounding(engines: Any, reference: dict[str, Any], device: str) -> None:
+    """On a CPU as close as llama.cpp itself."""
+    engine, (mean, each) = engines("auto", device=device), TOLERANCES[device]
     for score in (lambda ids: engine.logits(ids)[-1], lambda ids: decoded_logits(engine, ids)):
         errors = [
             relative(score(reference[f"prompt_{i}"].tolist()), reference[f"deq_logits_last_{i}"])
             for i in range(int(reference["n_prompts"]))
         ]
-        assert np.mean(errors) <= MEAN_TOLERANCE, errors
-        assert max(errors) <= EACH_TOLERANCE, errors
+        assert np.mean(errors) <= mean, errors
+        assert max(errors) <= each, errors
 
 
 def test_prompts_and_templates(engines: Any, oracle: Path) -> None:

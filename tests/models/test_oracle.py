@@ -22,6 +22,12 @@ FLOAT32_TOLERANCE = 1e-5
 FLOAT32_GAP = 0.02
 BFLOAT16_TOLERANCE = 3.5e-2
 BFLOAT16_GAP = 0.8
+HALF_TOLERANCE = 3e-3
+TAPE_TOLERANCE = 1.2e-2
+HALF_GAP = 0.1
+"""On a GPU operands are halves, each off by 2**-11 at most: 1.0e-3 to 1.5e-3 in all on the dense models, simulated. A
+delta net's projection is kept as bfloat16 in every mode (DESIGN section 4): 4.3e-3 to 8.1e-3 with halves, and hardly
+less without. No likeliest token changed where the gap was above 0.04."""
 
 
 def stems() -> list[Path]:
@@ -102,9 +108,11 @@ def test_float32_matches_llama_cpp(stem: Path, device: str) -> None:
 def test_the_fast_form_stays_within_its_rounding(stem: Path, device: str) -> None:
     _, ids, expected = teacher_forced(stem)
     model = load(stem, device, "auto")
+    half = TAPE_TOLERANCE if model.spec.delta is not None else HALF_TOLERANCE
+    tolerance, gap = (BFLOAT16_TOLERANCE, BFLOAT16_GAP) if device == "cpu" else (half, HALF_GAP)
     for found in (prefill_logits(model, ids), decode_logits(model, ids, rows=16)):
-        assert relative(found, expected) < BFLOAT16_TOLERANCE
-        assert wrong_choices(found, expected, BFLOAT16_GAP) == []
+        assert relative(found, expected) < tolerance
+        assert wrong_choices(found, expected, gap) == []
 
 
 @pytest.mark.parametrize("stem", stems()[:3], ids=lambda stem: stem.name)
@@ -125,18 +133,18 @@ def test_prefill_does_not_depend_on_the_length_of_a_pass(stem: Path, device: str
         assert torch.equal(after, runs[0][1])
 
 
-def test_the_trace_of_a_hybrid_layer(oracle: Path) -> None:
+def test_the_trace_of_a_hybrid_layer(oracle: Path, device: str) -> None:
     """Values inside layer 0 (delta net) and 3 (attention) of q35-a, so that a mistake shows where it is made."""
-    model = load(oracle / "models" / "q35-a.F32", "cpu")
+    model = load(oracle / "models" / "q35-a.F32", device)
     trace = np.load(oracle / "models" / "q35-a.F32.trace.npz")
-    ids = torch.tensor(np.load(oracle / "models" / "q35-a.F32.npz")["prompt"], dtype=torch.long)
+    ids = torch.tensor(np.load(oracle / "models" / "q35-a.F32.npz")["prompt"], dtype=torch.long, device=device)
     wanted = tuple(range(model.spec.layers))
     sequence = model.new_sequence(kv_pair("f32"), len(ids))
-    output = model.prefill(ForwardInput(ids, torch.arange(len(ids)), wanted=wanted), sequence)
+    output = model.prefill(ForwardInput(ids, torch.arange(len(ids), device=device), wanted=wanted), sequence)
     assert output.features is not None
     for layer, found in enumerate(output.features.split(model.spec.hidden, -1)):
-        assert relative(found.numpy(), trace[f"layer_out_{layer}"]) < FLOAT32_TOLERANCE, layer
-    assert relative(output.hidden.numpy(), trace["final_norm"]) < FLOAT32_TOLERANCE
-    assert relative(sequence.states[0].state.numpy(), trace["gdn_state_kv"]) < FLOAT32_TOLERANCE  # type: ignore[attr-defined]
-    keys = sequence.states[3].keys.read(0, len(ids)).transpose(0, 1).numpy()  # type: ignore[attr-defined]
+        assert relative(found.cpu().numpy(), trace[f"layer_out_{layer}"]) < FLOAT32_TOLERANCE, layer
+    assert relative(output.hidden.cpu().numpy(), trace["final_norm"]) < FLOAT32_TOLERANCE
+    assert relative(sequence.states[0].state.cpu().numpy(), trace["gdn_state_kv"]) < FLOAT32_TOLERANCE  # type: ignore[attr-defined]
+    keys = sequence.states[3].keys.read(0, len(ids)).transpose(0, 1).cpu().numpy()  # type: ignore[attr-defined]
     assert relative(keys.reshape(trace["attn_k_rope"].shape), trace["attn_k_rope"]) < FLOAT32_TOLERANCE

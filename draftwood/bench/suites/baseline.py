@@ -1,7 +1,8 @@
 """Plain reading and plain decoding at several depths, in the layout of `llama-bench`.
 
 "pp512 @ d4096" reads 512 tokens behind 4096 and scores the last one, "tg128" writes 128, one a pass. The tokens are
-random, as there; the depth is read before the clock starts.
+random, as there; the depth is read before the clock starts. On a GPU what was read is also a share of the matrix rate
+that was measured in the same run, by the operations of the matrices and of causal attention.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from draftwood.batch import GRANULE
+from draftwood.bench.suites import ops
 from draftwood.cache.sequence import Sequence as SequenceState
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.params import SamplingParams
@@ -27,6 +29,7 @@ from draftwood.decode.tree import ROOT_ONLY
 from draftwood.engine.engine import Engine
 from draftwood.engine.runner import Runner
 from draftwood.errors import UsageError
+from draftwood.planner import inventory
 from draftwood.prefill.dense import read_prompt
 
 DEPTHS = {"cpu": (0,), "cuda": (0, 4096, 16384)}
@@ -50,11 +53,12 @@ class Test:
 
 @dataclass(frozen=True)
 class TestRun:
-    """One test behind `depth` tokens: tokens a second, one figure a repeat."""
+    """One test behind `depth` tokens: tokens a second, one figure a repeat. operations: of reading, counted."""
 
     test: Test
     depth: int
     speeds: tuple[float, ...]
+    operations: int | None = None
 
     @property
     def label(self) -> str:
@@ -70,6 +74,12 @@ class TestRun:
     def deviation(self) -> float:
         """The standard deviation of the repeats, 0 of one."""
         return stdev(self.speeds) if len(self.speeds) > 1 else 0.0
+
+    def share(self, limits: ops.Limits) -> float | None:
+        """Percent of the matrix rate that reading reached; None of a test that writes."""
+        if self.operations is None:
+            return None
+        return 100 * self.operations * self.speed / self.test.tokens / limits.rate
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,19 @@ def subject(engine: Engine) -> Subject:
     )
 
 
+def limits_for(engine: Engine, tests: Sequence[Test]) -> ops.Limits | None:
+    """What a GPU reaches, where one of the tests reads."""
+    return ops.measure_limits() if engine.device != "cpu" and any(test.reads for test in tests) else None
+
+
+def operations(target: inventory.Target, tokens: int, depth: int) -> int:
+    """Of reading `tokens` behind `depth` and scoring the last: two a weight, and causal attention's two products."""
+    head, spec = inventory.weights([target.head]), target.spec
+    positions = tokens * depth + tokens * (tokens + 1) // 2
+    attention = 4 * sum(spec.attention) * spec.heads * spec.head_dim * positions
+    return 2 * (inventory.weights(target.matrices) - head) * tokens + 2 * head + attention
+
+
 @torch.inference_mode()
 def measure(
     engine: Engine, tests: Sequence[Test], depths: Sequence[int], repeats: int, begin: Callable[[str], None]
@@ -137,6 +160,7 @@ def measure(
     ids = torch.randint(model.spec.vocab, (max(depths) + longest,), generator=generator).to(model.device)
     empty, runs = sequence.snapshot(), []
     decoder = _decoder(engine, sequence)
+    target = inventory.target_of(engine.target.source, engine.target.name)
     for depth in depths:
         begin(f"reading {depth} tokens of depth")
         sequence.restore(empty)
@@ -150,7 +174,8 @@ def measure(
                 sequence.restore(there)
                 seconds = _read(engine, sequence, ids[depth : depth + test.tokens]) if test.reads else decoder(test)
                 speeds.append(test.tokens / seconds)
-            runs.append(TestRun(test, depth, tuple(speeds[1:])))
+            counted = operations(target, test.tokens, depth) if test.reads else None
+            runs.append(TestRun(test, depth, tuple(speeds[1:]), counted))
     return runs
 
 
@@ -222,6 +247,18 @@ def table(about: Subject, runs: Sequence[TestRun]) -> list[str]:
     return [line(heads), f"| {' | '.join(rules)} |", *map(line, cells)]
 
 
+def shares(runs: Sequence[TestRun], limits: ops.Limits | None) -> list[str]:
+    """A line for each test that read, and what it is a share of; none on a CPU."""
+    if limits is None:
+        return []
+    lines = ["", f"{limits}; of these products, by the operations of matrices and causal attention:"]
+    for run in runs:
+        share = run.share(limits)
+        if share is not None and run.operations is not None:
+            lines.append(f"{run.label}: {run.operations / 1e12:.1f} TFLOP, {share:.1f} %")
+    return lines
+
+
 def conditions(about: Subject, commit: str, repeats: int) -> list[str]:
     """The lines that make the numbers below them mean something."""
     facts = about.facts
@@ -234,7 +271,9 @@ def conditions(about: Subject, commit: str, repeats: int) -> list[str]:
     ]
 
 
-def as_json(about: Subject, runs: Sequence[TestRun], commit: str, repeats: int) -> dict[str, Any]:
+def as_json(
+    about: Subject, runs: Sequence[TestRun], commit: str, repeats: int, limits: ops.Limits | None = None
+) -> dict[str, Any]:
     """The whole measurement for programs."""
     return {
         "bench": "baseline",
@@ -248,16 +287,25 @@ def as_json(about: Subject, runs: Sequence[TestRun], commit: str, repeats: int) 
         "kv": about.facts["kv"],
         "commit": commit,
         "repeats": repeats,
+        **({} if limits is None else limits.as_json()),
         "tests": [
             {
                 "test": run.test.name,
                 "depth": run.depth,
                 "tokens_per_second": round(run.speed, 3),
                 "deviation": round(run.deviation, 3),
+                **_read_as_json(run, limits),
             }
             for run in runs
         ],
     }
+
+
+def _read_as_json(run: TestRun, limits: ops.Limits | None) -> dict[str, Any]:
+    if run.operations is None:
+        return {}
+    share = None if limits is None else run.share(limits)
+    return {"operations": run.operations} | ({} if share is None else {"matrix_rate_percent": round(share, 2)})
 
 
 def _bytes(count: int) -> str:
