@@ -209,8 +209,8 @@ class Engine:
         runner = self._runner(drafter, params)
         if runner is None and plan.assumed is not None:
             raise UsageError(
-                "an acceptance can be assumed in rounds captured on a GPU only, which these KV types, arithmetic or "
-                "sampling options do not allow; leave them or --assume-acceptance out."
+                "an acceptance can be assumed in rounds captured on a GPU only, which dtype float32, some sampling "
+                "options and unusual head widths rule out; change these or leave --assume-acceptance out."
             )
         sequence = self._new_sequence(len(ids) + limit) if runner is None else runner.sequence
         recorder = StatisticsRecorder(plan.method, plan.budget, len(ids), drafter.block_size, assumed=plan.assumed)

@@ -252,8 +252,11 @@ def spilled_by(target: str, key: str, value: str, width: int) -> int:
     """Bytes that may be put aside."""
     if target in {"sm_86", "sm_89"}:
         return 8  # Two registers of a mixed pair of types, in the launch that is mostly latency.
-    if target == "sm_90" and width == 256 and "q5" in key:
-        return 80  # Addresses, before and after the loop; of q5_1 four in it. With 32 query rows only.
+    if target == "sm_90" and width == 256:
+        # With 32 query rows addresses, before and after the loop; of q5_1 eight are read in it.
+        return 96 if "q5" in key else 40 if "tq" in key + value else 0
+    if target == "sm_90" and "tq4_0" in key:
+        return 8  # The same at 128.
     return 24 if target == "gfx1100" and "f32" in (key, value) else 0  # Nineteen of a type that is for checking.
 
 

@@ -21,6 +21,14 @@ _TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 
 @triton.jit
+def _load_norms(p_norm, base, b_rows, m_rows):
+    """fp16 [n], out of words of two rows each."""
+    b_at = base + b_rows
+    b_word = tl.load(p_norm.to(tl.pointer_type(tl.int32)) + (b_at >> 1), mask=m_rows, other=0)
+    return (b_word >> ((b_at & 1) << 4).to(tl.int32)).to(tl.int16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
 def _bits(p_table, b_norm, NUMBER: tl.constexpr):
     """A magnitude of rows as the bits of a half, int32 [n, 1, 1, 1]."""
     b_half = (b_norm.to(tl.float32) * tl.load(p_table + NUMBER)).to(tl.float16)
@@ -125,11 +133,11 @@ def load_coordinates(fields, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D
     FIELD: tl.constexpr = 2 if BITS == 2 else 4
     SIDES: tl.constexpr = 2 if BITS == 3 else 1
     COUNT: tl.constexpr = WIDTH // W // SIDES
-    b_norm = tl.load(p_norm + base + b_rows, mask=m_rows, other=0.0)
+    b_norm = _load_norms(p_norm, base, b_rows, m_rows)
     b_word = load_words(p_codes, base, b_rows, m_rows, 0, W, W)
     if BITS == 3:
-        o_word = b_rows[:, None] * W + tl.arange(0, W)[None, :]
-        b_word = _with_signs(b_word, tl.load(p_signs + base * W + o_word, mask=m_rows[:, None], other=0).to(tl.int32))
+        b_sign = load_words(p_signs, base, b_rows, m_rows, 0, W // 2, W // 2)
+        b_word = _with_signs(b_word, tl.reshape(tl.join(b_sign, b_sign >> 16), (N, W)))
     b_word = tl.reshape(b_word, (N, W, SIDES))
     if BITS > 2 and WIDTH == D and on_nvidia():
         b_half = _by_permutation(p_table, b_norm, b_word, 1 << (BITS - 1))
