@@ -78,7 +78,15 @@ def test_interpreted(call: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("types", [*PAIRS, "q8_0/f32"])
+@pytest.mark.parametrize("types", PAIRS)
+def test_types_on_a_gpu(types: str, gpu: str) -> None:
+    check(types, 32, 8, 128, 16, 5000, 5200, gpu, [(2048, True)])
+    check(types, 9, 3, 64, 16, 300, 500, gpu, [(37, True)])
+    check(types, 4, 2, 256, 16, 300, 500, gpu, [(None, False)])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("types", ["f16", "q8_0", "q8_0/f32"])
 def test_on_a_gpu(types: str, gpu: str) -> None:
     masks = [(None, False), (None, True), (2048, False), (2048, True)]
     for rows, committed in [(16, 5000), (16, 2040), (1, 0), (7, 100), (64, 9000)]:
@@ -128,7 +136,7 @@ def spilled_by(target: str, key: str, value: str, width: int) -> int:
     return {64: 64, 128: 136, 256: 552}[width] if "tq3_0" in (key, value) else 64
 
 
-@pytest.mark.parametrize(("target", "case"), kv_cases())
+@pytest.mark.parametrize(("target", "case"), kv_cases(widths=(128, 64, 256)))
 def test_compiles(target: str, case: str) -> None:
     from draftwood.kernels.attention import block_triton
 

@@ -178,13 +178,16 @@ def test_kernel_on_a_gpu(gpu: str) -> None:
     check_edges(gpu)
 
 
+HEADS = {256: (24, 4), 128: (32, 8), 64: (9, 3)}
+"""Query heads and those of K and V, by D."""
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("pair", PAIRS)
 def test_types_on_a_gpu(gpu: str, pair: str) -> None:
     for committed in (0, 33, 129, 4096, 9000):
-        check_close(case(gpu, committed, 17, pair, heads=24, groups=4, width=256))
-        check_close(case(gpu, committed, 9, pair, heads=32, groups=8, width=128))
-        check_close(case(gpu, committed, 5, pair, heads=9, groups=3, width=64))
+        for width, (heads, groups) in HEADS.items():
+            check_close(case(gpu, committed, 17, pair, heads=heads, groups=groups, width=width))
 
 
 SIZES = (1, 2, 5, 9, 15, 16, 17, 23, 32, 41, 48, 63, 64)
@@ -206,9 +209,9 @@ def test_rows_are_alone_on_a_gpu(gpu: str, kinds: str, committed: int) -> None:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_rows_of_every_type_are_alone_on_a_gpu(gpu: str, pair: str, width: int) -> None:
     """The same at the edges of blocks and chunks."""
-    draw = random.Random(width)
+    draw, (heads, groups) = random.Random(width), HEADS[width]
     for committed in (0, 31, 128, 4095):
-        made = case(gpu, committed, 64, pair, heads=24, groups=4, width=width)
+        made = case(gpu, committed, 64, pair, heads=heads, groups=groups, width=width)
         parts = [draw.sample(range(64), size) for size in SIZES] + [[*range(size)] for size in SIZES]
         check_alone(made, parts, [0, 1, 63, max(range(64), key=lambda node: len(made.paths[node]))])
 
@@ -243,9 +246,6 @@ def test_a_captured_pass_serves_every_length(gpu: str) -> None:
         committed.fill_(length)
         graph.replay()
         assert torch.equal(out, attend()), f"C = {length}"
-
-
-HEADS = {256: (24, 4), 128: (32, 8), 64: (9, 3)}
 
 
 def spilled_by(target: str, key: str, value: str, width: int) -> int:

@@ -22,7 +22,7 @@ _TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 @triton.jit
 def _load_norms(p_norm, base, b_rows, m_rows):
-    """fp16 [n], out of words of two rows each."""
+    """fp16 [n], out of words of two rows each. The other row may be none: what is allocated ends on whole words."""
     b_at = base + b_rows
     b_word = tl.load(p_norm.to(tl.pointer_type(tl.int32)) + (b_at >> 1), mask=m_rows, other=0)
     return (b_word >> ((b_at & 1) << 4).to(tl.int32)).to(tl.int16).to(tl.float16, bitcast=True)
