@@ -39,6 +39,9 @@ from draftwood.text.stream import TextStream
 AUTO_DEPTHS: dict[str, dict[int, int]] = {"chain": {1: 1, 3: 3, 7: 7, 15: 15}, "tree": {3: 7, 7: 15, 15: 31}}
 """Depths that `auto` considers, with their budgets. A full pass then has whole tiles of four and eight rows."""
 
+_COMPILED_TOKENS = 3
+"""One of the prompt, one of a round step by step, one of its graph."""
+
 
 class Engine:
     """A target and its drafter on one device.
@@ -58,9 +61,12 @@ class Engine:
         self._busy = False  # one drafter and its cache serve one stream at a time
 
     @classmethod
-    def load(cls, target: str, draft: str | None = None, **options: Any) -> Engine:
+    def load(
+        cls, target: str, draft: str | None = None, progress: Callable[[str], None] | None = None, **options: Any
+    ) -> Engine:
         """Load a target and, if given, a draft; `options` are the other fields of `EngineConfig`.
 
+        progress: told what is done after the files are read, where that may take a while.
         Raises UsageError for a wrong argument, FileError (or a kind of it) for a file that cannot be used,
         DownloadError when a named model cannot be fetched.
         """
@@ -78,9 +84,18 @@ class Engine:
         loaded = load_target(config, device)
         config = settle(config, loaded.source, device)
         engine = cls(config, loaded, load_drafter(config, loaded.model, device), device)
+        if device != "cpu":
+            if progress is not None:
+                progress(f"compiling kernels for {_kv_name(engine.kv)} caches")
+            engine._compile()
         if engine.drafter.max_depth and config.assume_acceptance is None:
             _ = engine.policy  # measured now, so that the first request does not wait for it
         return engine
+
+    def _compile(self) -> None:
+        """A few plain tokens, so that a GPU has the kernels of prompts and rounds before the first request."""
+        self.generate([0], SamplingParams(max_tokens=_COMPILED_TOKENS, ignore_eos=True), "ar")
+        self.last_statistics = None
 
     @property
     def synthetic(self) -> bool:
@@ -194,8 +209,8 @@ class Engine:
         runner = self._runner(drafter, params)
         if runner is None and plan.assumed is not None:
             raise UsageError(
-                "an acceptance can be assumed in rounds captured on a GPU only, which these KV types, arithmetic or "
-                "sampling options do not allow; leave them or --assume-acceptance out."
+                "an acceptance can be assumed in rounds captured on a GPU only, which dtype float32, some sampling "
+                "options and unusual head widths rule out; change these or leave --assume-acceptance out."
             )
         sequence = self._new_sequence(len(ids) + limit) if runner is None else runner.sequence
         recorder = StatisticsRecorder(plan.method, plan.budget, len(ids), drafter.block_size, assumed=plan.assumed)

@@ -13,22 +13,19 @@ from draftwood.cache.codecs.words import halves, load_words
 
 
 @triton.jit
-def load_numbers(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
-    """A number a block, fields [D / 32] -> [n, WIDTH / 32]."""
-    p_field += base * (D // 32) + start // 32
-    o_block = tl.arange(0, WIDTH // 32)
-    return tl.load(p_field + b_rows[:, None] * (D // 32) + o_block[None, :], mask=m_rows[:, None], other=0)
+def load_scales(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
+    """A half a block, fields float16 [D / 32], for every value: fp16 [n, WIDTH].
 
-
-@triton.jit
-def spread(b_number):
-    """[n, blocks] -> [n, 32 * blocks].
-
-    One load a block, spread by registers; an address for every value would be a load for every value.
+    One load for two blocks, spread by registers; an address for every value would be a load for every value.
     """
-    N: tl.constexpr = b_number.shape[0]
-    BLOCKS: tl.constexpr = b_number.shape[1]
-    return tl.reshape(tl.broadcast_to(b_number[:, :, None], (N, BLOCKS, 32)), (N, BLOCKS * 32))
+    N: tl.constexpr = b_rows.shape[0]
+    BLOCKS: tl.constexpr = WIDTH // 32
+    if WIDTH >= 64:
+        b_scale = halves(load_words(p_field, base, b_rows, m_rows, start // 64, WIDTH // 64, D // 64))
+    else:
+        b_scale = tl.load(p_field + base + b_rows, mask=m_rows, other=0.0)
+    b_scale = tl.reshape(b_scale, (N, BLOCKS, 1))
+    return tl.reshape(tl.broadcast_to(b_scale, (N, BLOCKS, 32)), (N, WIDTH))
 
 
 @triton.jit
@@ -47,7 +44,7 @@ def load_nibbles(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: t
 def load_fifth(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
     """Bit 4 of the codes in the places that `load_nibbles` has for them."""
     N: tl.constexpr = b_rows.shape[0]
-    b_fifth = load_numbers(p_field, base, b_rows, m_rows, start, WIDTH, D)
+    b_fifth = load_words(p_field, base, b_rows, m_rows, start // 32, WIDTH // 32, D // 32)
     b_word = tl.reshape(b_fifth[:, :, None] >> (tl.arange(0, 4) * 4)[None, None, :], (N, WIDTH // 8))
     b_word = tl.join(b_word, b_word >> 16) & 15
     b_pair = b_word << 4 | b_word << 18

@@ -1,7 +1,7 @@
 """Halves out of machine words: what the loads of coded rows share.
 
-A number that was put into the bits of a half is worth two instructions for two values; a conversion of whole numbers
-takes eight cycles for one on NVIDIA.
+Everything is loaded as words of 32 bits, the least that NVIDIA copies to shared memory ahead of the loop that needs it:
+halves that are loaded one by one are waited for in every step.
 """
 
 from __future__ import annotations
