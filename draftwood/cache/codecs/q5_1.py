@@ -15,6 +15,7 @@ from draftwood.cache.codecs.blocks import (
     store_nibbles,
     store_numbers,
 )
+from draftwood.cache.codecs.words import scaled
 from draftwood.kernels.codec import Codec
 
 
@@ -24,7 +25,7 @@ def _load(tensors, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.const
     b_low = load_scales(tensors[1], base, b_rows, m_rows, start, WIDTH, D)
     b_fifth = load_fifth(tensors[2], base, b_rows, m_rows, start, WIDTH, D)
     b_codes = load_nibbles(tensors[3], base, b_rows, m_rows, start, WIDTH, D)
-    return tl.fma(in_order(b_codes | b_fifth, 0), b_scale, b_low)
+    return scaled(in_order(b_codes | b_fifth, 0), b_scale, b_low)
 
 
 @triton.jit

@@ -36,13 +36,13 @@ def _bits(p_table, b_norm, NUMBER: tl.constexpr):
 
 
 @triton.jit
-def _with_signs(b_word, b_sign):
+def _with_signs(b_word, b_sign, PLACE: tl.constexpr):
     """Words of sixteen codes of two bits, int32 [n, W], and of their signs -> words of eight codes of four, [n, W, 2]:
-    those of the even fields and of the odd ones, each under its sign."""
+    those of the even fields and of the odd ones, each with its sign at bit PLACE."""
     b_code, b_sign = tl.join(b_word, b_word >> 2) & 0x33333333, tl.join(b_sign, b_sign >> 1) & 0x5555
     b_sign = (b_sign | b_sign << 8) & 0x00550055
     b_sign = (b_sign | b_sign << 4) & 0x05050505
-    return b_code | ((b_sign | b_sign << 2) & 0x11111111) << 3
+    return b_code | ((b_sign | b_sign << 2) & 0x11111111) << PLACE
 
 
 @triton.jit
@@ -110,15 +110,22 @@ def _bytes(p_table, b_norm, FIRST: tl.constexpr):
 
 @triton.jit
 def _by_permutation(p_table, b_norm, b_word, NUMBERS: tl.constexpr):
-    """As `_by_bits`, all eight fields of four bits and four or eight magnitudes, by byte permutations of NVIDIA."""
+    """As `_by_bits`, all eight fields of four bits and four or eight magnitudes, by byte permutations of NVIDIA.
+
+    Eight bytes to choose from are four magnitudes with their negatives, whose sign is at bit 2 of a field, or eight.
+    """
     b_low, b_high = _bytes(p_table, b_norm, 0)
-    b_more_low, b_more_high = _bytes(p_table, b_norm, NUMBERS - 4)
     b_four = tl.join(b_word, b_word >> 16)
-    b_number = b_four & 0x7777
     ZERO: tl.constexpr = (1, 1, 1, 1)
-    b_low = _permuted(b_low, b_more_low, b_number)
-    b_high = _permuted(b_high, b_more_high, b_number)
-    b_high ^= _permuted(tl.full(ZERO, 0x8000, tl.int32), tl.full(ZERO, 0, tl.int32), b_four >> 3 & 0x1111)
+    if NUMBERS == 4:
+        b_low = _permuted(b_low, b_low, b_four)
+        b_high = _permuted(b_high, b_high ^ -0x7F7F7F80, b_four)
+    else:
+        b_more_low, b_more_high = _bytes(p_table, b_norm, 4)
+        b_number = b_four & 0x7777
+        b_low = _permuted(b_low, b_more_low, b_number)
+        b_high = _permuted(b_high, b_more_high, b_number)
+        b_high ^= _permuted(tl.full(ZERO, 0x8000, tl.int32), tl.full(ZERO, 0, tl.int32), b_four >> 3 & 0x1111)
     b_first = _permuted(b_low, b_high, tl.full(ZERO, 0x5140, tl.int32))
     b_second = _permuted(b_low, b_high, tl.full(ZERO, 0x7362, tl.int32))
     return tl.reshape(halves(tl.join(b_first, b_second)), (b_word.shape[0], b_word.shape[1], b_word.shape[2], 8))
@@ -133,13 +140,14 @@ def load_coordinates(fields, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D
     FIELD: tl.constexpr = 2 if BITS == 2 else 4
     SIDES: tl.constexpr = 2 if BITS == 3 else 1
     COUNT: tl.constexpr = WIDTH // W // SIDES
+    PERMUTES: tl.constexpr = BITS > 2 and WIDTH == D and on_nvidia()
     b_norm = _load_norms(p_norm, base, b_rows, m_rows)
     b_word = load_words(p_codes, base, b_rows, m_rows, 0, W, W)
     if BITS == 3:
         b_sign = load_words(p_signs, base, b_rows, m_rows, 0, W // 2, W // 2)
-        b_word = _with_signs(b_word, tl.reshape(tl.join(b_sign, b_sign >> 16), (N, W)))
+        b_word = _with_signs(b_word, tl.reshape(tl.join(b_sign, b_sign >> 16), (N, W)), 2 if PERMUTES else 3)
     b_word = tl.reshape(b_word, (N, W, SIDES))
-    if BITS > 2 and WIDTH == D and on_nvidia():
+    if PERMUTES:
         b_half = _by_permutation(p_table, b_norm, b_word, 1 << (BITS - 1))
     else:
         b_half = _by_bits(p_table, b_norm, b_word, start // (W * SIDES), FIELD, COUNT, 1 << (BITS - 1))
