@@ -51,10 +51,10 @@ def round_buffers(spec: ModelSpec, capacity: int, rows: int, draft: DraftSpec | 
     width = spec.heads * spec.head_dim
     qkv = _float("query, key, value", rows, spec.query_width + 2 * spec.kv_heads * spec.head_dim)
     turned = _float("rotated", rows, (spec.heads + spec.kv_heads) * spec.head_dim)
-    states = kernels.attention_states(rows, spec.heads, spec.kv_heads, spec.head_dim, rounded(capacity))
+    states = kernels.tree_attention(rows, spec.heads, spec.kv_heads, spec.head_dim, rounded(capacity))
     moments = [
         [qkv, kernels.parts(rows, qkv.shape[1], spec.hidden)],
-        [qkv, turned, _float("queries", rows, width), states, _float("attended", rows, width)],
+        [qkv, turned, _float("queries", rows, width), *states, _float("attended", rows, width)],
         [qkv, turned, *kernels.operand(rows, width), kernels.parts(rows, spec.hidden, width)],
         *_feed_forward(rows, spec.hidden, spec.ffn),
         [kernels.parts(rows, spec.vocab, spec.hidden), _float("logits", rows, spec.vocab)],
