@@ -66,7 +66,7 @@ class DraftSpec:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_cap: float | None = None
-    shortlist: tuple[int, ...] | None = field(default=None, repr=False)
+    shortlist: tuple[int, ...] | None = field(default=None, repr=False, hash=False)
     synthetic: bool = False
     notes: tuple[str, ...] = ()
 
