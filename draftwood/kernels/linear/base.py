@@ -26,7 +26,7 @@ class LinearRequest:
     """A matrix to be loaded: its GGUF block type, sizes, the device ("cpu", "cuda") and the user's `dtype`.
 
     exact: whether the matrix must be as the file has it and a row's bits must not depend on the other rows (DESIGN
-    law 1); a draft, whose mistakes cost time only, asks for neither.
+    law 1); a draft, whose mistakes cost time only, asks for neither. layout: of `kernels.buffers.WEIGHTS`, on a GPU.
     """
 
     block_type: BlockType
@@ -35,6 +35,7 @@ class LinearRequest:
     device: str
     dtype: str
     exact: bool = True
+    layout: str = "fast"
 
 
 class LinearWeight(ABC):
