@@ -46,8 +46,8 @@ def demo(
         ),
     ] = 128,
     draft: options.DefaultDraftOption = None,
-    weights: options.WeightsOption = options.WeightsName.auto,
-    token_table: options.TableOption = options.TableName.auto,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
     vram: options.VramOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
 ) -> None:

@@ -43,8 +43,8 @@ def doctor(
         str | None,
         typer.Option("--draft", metavar="DRAFT", help="Also print what this draft is, and whether it fits --target."),
     ] = None,
-    weights: options.WeightsOption = options.WeightsName.auto,
-    token_table: options.TableOption = options.TableName.auto,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
     vram: options.VramOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
 ) -> None:

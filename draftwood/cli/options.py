@@ -195,20 +195,20 @@ DraftWindowOption = Annotated[
     ),
 ]
 WeightsOption = Annotated[
-    WeightsName,
+    WeightsName | None,
     typer.Option(
         "--weights",
-        help="How a GPU keeps weights, with the same values: fast, or compact in fewer bytes; auto is fast where that "
-        "fits.",
+        help="How a GPU keeps weights, with the same values: fast, or compact in fewer bytes; auto, as if "
+        "left out, is fast where that fits.",
         rich_help_panel=MACHINE,
     ),
 ]
 TableOption = Annotated[
-    TableName,
+    TableName | None,
     typer.Option(
         "--token-table",
-        help="Where the token table lies: on the device, or on the host, which a GPU reads it from; auto is the device "
-        "where it fits.",
+        help="Where the token table lies: on the device, or on the host, which a GPU reads it from; auto, as if left "
+        "out, is the device where it fits.",
         rich_help_panel=MACHINE,
     ),
 ]
