@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
 
 from draftwood import Engine, SamplingParams
 from draftwood.cache.registry import kv_pair
+from draftwood.engine import engine as engine_module
 from draftwood.engine import planning
 from draftwood.engine.config import AUTO_CONTEXT, EngineConfig
 from draftwood.engine.memory import MemoryPlan, Stock
@@ -278,3 +280,41 @@ def test_without_a_plan_only_what_is_asked_for_is_refused() -> None:
         for options in ({"weights": "compact"}, {"vram": "24GiB"}):
             with pytest.raises(UsageError, match=r"nothing is packed or planned; leave it out\.$"):
                 planning.prepare(EngineConfig(str(TINY), dtype=dtype, **options), source, device)
+
+
+def test_nothing_is_loaded_before_the_plan_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is settled is what is loaded."""
+    order: list[str] = []
+
+    class Aside:
+        def set_aside(self) -> None:
+            order.append("set aside")
+
+    def settle(config: EngineConfig, source: object, device: str) -> tuple[EngineConfig, Aside]:
+        order.append("planned")
+        return dataclasses.replace(config, kv="q8_0/q8_0", max_context=128, weights="fast", token_table="host"), Aside()
+
+    load = engine_module.load_target
+    monkeypatch.setattr(engine_module, "prepare", settle)
+    monkeypatch.setattr(engine_module, "load_target", lambda *given: (order.append("loaded"), load(*given))[1])
+    monkeypatch.setattr(Engine, "_take_memory", lambda self, memory: order.append("taken"))
+    engine = Engine.load(str(TINY), dtype="float32", max_context="auto")
+    assert order == ["planned", "set aside", "loaded", "taken"]
+    assert (engine.config.max_context, engine.kv[0].name, engine.config.token_table) == (128, "q8_0", "host")
+    monkeypatch.setattr(engine, "memory", plan_of(3))
+    assert engine.describe()["planned_bytes"] == 3
+
+
+def plan_of(nbytes: int) -> MemoryPlan:
+    return MemoryPlan({"weights": nbytes}, 0, nbytes, False, Stock(nbytes, nbytes, nbytes, 0))
+
+
+def test_what_does_not_fit_is_refused_before_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "pick_device", lambda wanted: "cuda")
+    monkeypatch.setattr(planning, "take_stock", lambda: Stock(24 * GIB, 20 * GIB, 20 * GIB, 0))
+    for reached in ("load_target", "load_drafter"):
+        monkeypatch.setattr(engine_module, reached, lambda *given: pytest.fail("loaded"))
+    monkeypatch.setattr(MemoryPlan, "set_aside", lambda self: pytest.fail("allocated"))
+    with pytest.raises(DeviceError, match="the longest context that does is") as refused:
+        Engine.load(BIG, DRAFT, max_context=262144, kv="f16")
+    assert len(str(refused.value)) < 300 and "\n" not in str(refused.value)
