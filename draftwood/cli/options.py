@@ -170,7 +170,8 @@ DraftKeyTypeOption = Annotated[
         "--draft-type-k",
         "-ctkd",
         metavar="T",
-        help="How the draft model's own keys are kept; as its values if left out; without both q8_0, on a CPU f32.",
+        help="How the draft model's own keys are kept; as its values if left out; without both q8_0, or 4 bits "
+        "where that is what fits, on a CPU f32.",
         rich_help_panel=MACHINE,
     ),
 ]

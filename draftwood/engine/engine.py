@@ -120,9 +120,11 @@ class Engine:
         if self.sequence is None or self._pool is None:
             return
         self._rounds_memory = memory.set_aside_rounds(self._pool)
-        drafting = self.config.assume_acceptance is None and self.drafter.on_device and self.drafter.max_depth > 0
-        shapes = [arm.shape for arm in self.policy.arms] if drafting else [ROOT_ONLY]
-        runner = self._runner(self.drafter if drafting else self._plain, SamplingParams())
+        drafter = self.drafter if self.drafter.on_device else self._plain
+        shapes = [ROOT_ONLY]
+        if drafter.max_depth:  # an assumed acceptance is of shapes that requests name
+            shapes = [arm.shape for arm in self.policy.arms] if self.config.assume_acceptance is None else []
+        runner = self._runner(drafter, SamplingParams())
         if runner is not None:
             warm_up(runner, shapes)
 

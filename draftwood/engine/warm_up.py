@@ -21,7 +21,7 @@ from draftwood.prefill.dense import read_prompt
 
 @torch.inference_mode()
 def warm_up(runner: Runner, shapes: Iterable[TreeShape]) -> None:
-    """Capture the rounds of these shapes, and read a prompt that takes as much as any; the sequence is empty then."""
+    """Capture the rounds of these shapes, and read prompts that take as much as any; the sequence is empty then."""
     sequence, spec = runner.sequence, runner.rounds.target.spec
     for shape in sorted(shapes, key=nodes_of, reverse=True):
         _read(runner, 1)
@@ -30,7 +30,8 @@ def warm_up(runner: Runner, shapes: Iterable[TreeShape]) -> None:
     # Scratch stops growing once keys and values no longer fit into one segment: a longer context adds time alone.
     tokens = min(PASS_TOKENS, sequence.capacity)
     segment = whole(segment_rows(sequence.capacity, spec.kv_heads, spec.head_dim), GRANULE)
-    _read(runner, tokens, start=min(segment, sequence.capacity - tokens))
+    for start in sorted({0, min(segment, sequence.capacity - tokens)}):
+        _read(runner, tokens, start)
     sequence.truncate(0)
 
 

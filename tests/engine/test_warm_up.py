@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,11 @@ from draftwood import Engine
 from draftwood.cache.registry import kv_pair
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
+from draftwood.engine import engine as engine_module
 from draftwood.engine import warm_up as module
 
+TINY = "synthetic:qwen3.6-27b-tiny"
+DRAFT = f"{TINY}-dflash:q8_0"
 SHAPES = [ROOT_ONLY, TreeShape("chain", 3), TreeShape("best_first", 31), TreeShape("chain", 15)]
 
 
@@ -60,5 +64,34 @@ def test_the_widest_round_comes_first_and_the_longest_pass_last(
     module.warm_up(runner, SHAPES)  # type: ignore[arg-type]
     budgets = (31, 15, 3, ROOT_ONLY.budget)
     assert noted == [(what, budget) for budget in budgets for what in ("round", "captured")]
-    assert drafter.seen == [1, 1, 1, 1, count] and starts == [0, 0, 0, 0, start]
+    passes = [0, start] if start else [0]
+    assert drafter.seen == [1, 1, 1, 1, *[count] * len(passes)] and starts == [0, 0, 0, 0, *passes]
     assert sequence.length == 0 == int(sequence.committed)
+
+
+@pytest.mark.parametrize(
+    ("draft", "assumed", "drafter", "shapes"),
+    [
+        (None, None, "none", ["root_only"]),
+        ("lookup", None, "none", ["root_only"]),
+        (DRAFT, 3.5, "dflash", []),
+        (DRAFT, None, "dflash", ["root_only", *["chain"] * 4, *["best_first"] * 3]),
+    ],
+)
+def test_what_is_warmed_up(
+    monkeypatch: pytest.MonkeyPatch, draft: str | None, assumed: float | None, drafter: str, shapes: list[str]
+) -> None:
+    """Rounds that `auto` may take; where a request names its shape, prompts alone."""
+    engine = Engine.load(TINY, draft=draft, max_context=64, device="cpu")
+    engine.config = replace(engine.config, assume_acceptance=assumed)
+    if drafter == "dflash":
+        monkeypatch.setattr(type(engine.drafter), "on_device", True)
+    warmed: list[Any] = []
+    monkeypatch.setattr(engine, "sequence", object())
+    monkeypatch.setattr(engine, "_pool", (0, 1))
+    monkeypatch.setattr(engine, "_runner", lambda drafter, params: drafter.name)
+    monkeypatch.setattr(engine_module, "warm_up", lambda runner, shapes: warmed.append((runner, shapes)))
+    engine._take_memory(SimpleNamespace(set_aside_rounds=lambda pool: pool))  # type: ignore[arg-type]
+    assert engine._rounds_memory == (0, 1)
+    [(runner, found)] = warmed
+    assert runner == drafter and sorted(shape.kind for shape in found) == sorted(shapes)
