@@ -198,7 +198,10 @@ class Engine:
         return torch.cat(rows).numpy()
 
     def describe(self) -> dict[str, Any]:
-        """What is loaded and how: file names, device, KV types, weight forms with their share of the GGUF bytes."""
+        """What is loaded and how: file names, device, KV types, weight forms with their share of the GGUF bytes.
+
+        On a GPU also the layout of weights, the token table's place and, where there is a plan, its bytes.
+        """
         forms = sorted(self.target.weight_forms.items(), key=lambda item: -item[1])
         return {
             "target": _labelled(self.target.name, self.target.source.synthetic),
@@ -211,14 +214,19 @@ class Engine:
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "dtype": self.config.dtype,
             "weight_form": ", ".join(f"{form} {100 * share:.0f} %" for form, share in forms),
-            "weights": self.config.weights,
-            "token_table": self.config.token_table,
             "kv": _kv_name(self.kv),
             "draft_kv": _kv_name(pick_draft_kv(self.config.draft_kv, self.device)),
             "max_context": self.config.max_context,
             "threads": torch.get_num_threads(),
-            **({} if self.memory is None else {"planned_bytes": self.memory.planned_bytes}),
+            **self._places(),
         }
+
+    def _places(self) -> dict[str, Any]:
+        """How weights lie on a GPU, and what was planned there."""
+        if self.device == "cpu":
+            return {}
+        planned = {} if self.memory is None else {"planned_bytes": self.memory.planned_bytes}
+        return {"weights": self.config.weights, "token_table": self.config.token_table, **planned}
 
     @cached_property
     def policy(self) -> AutoPolicy:

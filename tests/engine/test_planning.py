@@ -301,8 +301,10 @@ def test_nothing_is_loaded_before_the_plan_is_set_aside(monkeypatch: pytest.Monk
     engine = Engine.load(str(TINY), dtype="float32", max_context="auto")
     assert order == ["planned", "set aside", "loaded", "taken"]
     assert (engine.config.max_context, engine.kv[0].name, engine.config.token_table) == (128, "q8_0", "host")
+    assert not {"weights", "token_table", "planned_bytes"} & engine.describe().keys()
     monkeypatch.setattr(engine, "memory", plan_of(3))
-    assert engine.describe()["planned_bytes"] == 3
+    monkeypatch.setattr(engine, "device", "cuda")
+    assert engine._places() == {"weights": "fast", "token_table": "host", "planned_bytes": 3}
 
 
 def plan_of(nbytes: int) -> MemoryPlan:
