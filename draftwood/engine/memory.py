@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 OUTSIDE = ("driver", "graphs")
 """Parts of a plan that the driver takes, and not torch's pool."""
 
-SMALL = 2 << 20
-"""torch's pool keeps blocks of less than half of this in segments of their own, of this size."""
-
 
 @dataclass(frozen=True)
 class Stock:
@@ -93,8 +90,13 @@ class MemoryPlan:
 
     @property
     def block_bytes(self) -> int:
-        """The block that all but the rounds is cut from. The margin stays for what does not fit into gaps."""
-        return self.planned_bytes - self.outside_bytes - self.rounds - self.parts.get("margin", 0)
+        """The block that all but the rounds is cut from: half of the margin is for gaps that are left between."""
+        return self.planned_bytes - self.outside_bytes - self.rounds - self.parts.get("margin", 0) // 2
+
+    @property
+    def round_bytes(self) -> int:
+        """The block of the rounds, with a quarter of the margin for gaps. The last quarter is for what is small."""
+        return self.rounds + self.parts.get("margin", 0) // 4
 
     def used_bytes(self) -> int:
         """What the card has in use now beyond what it had before this process, by the driver's count. Memory that was
@@ -111,7 +113,7 @@ class MemoryPlan:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
             # A graph of nothing is warned of.
-            torch.empty(max(self.rounds, SMALL), dtype=torch.uint8, device="cuda")[:1].zero_()
+            torch.empty(self.round_bytes, dtype=torch.uint8, device="cuda")[:1].zero_()
         return graph
 
     def summary(self) -> str:

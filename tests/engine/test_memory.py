@@ -83,10 +83,10 @@ def test_what_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: done.append(("cap", share)))
     monkeypatch.setattr(torch, "empty", lambda size, dtype, device: done.append((device, size)))
     plan().set_aside()
-    assert done == [("cap", (2 + 16 - 4) / 80), ("cuda", 10.5 * GIB)]
+    assert done == [("cap", (2 + 16 - 4) / 80), ("cuda", 11 * GIB)]
     done.clear()
     plan(capped=False).set_aside()
-    assert done == [("cap", (2 + 20 - 4) / 80), ("cuda", 10.5 * GIB)]
+    assert done == [("cap", (2 + 20 - 4) / 80), ("cuda", 11 * GIB)]
     done.clear()
     plan(capped=False, limit=90 * GIB).set_aside()
     assert done[0] == ("cap", 1.0)
