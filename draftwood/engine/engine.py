@@ -56,6 +56,8 @@ _BUSY = "this engine is already generating; finish or close that stream first."
 class Engine:
     """A target and its drafter on one device.
 
+    memory: what was planned of a GPU's memory and what is used of it; None where nothing was planned.
+
     >>> engine = Engine.load(target="demo", draft="lookup")
     >>> result = engine.generate("def add(a, b):", SamplingParams(max_tokens=32))
     >>> result.text, result.stats.acceptance_length
