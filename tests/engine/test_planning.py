@@ -16,6 +16,8 @@ from draftwood.engine.memory import MemoryPlan, Stock
 from draftwood.engine.sources import open_target
 from draftwood.errors import DeviceError, UsageError
 from draftwood.formats.gguf import GGUFFile
+from draftwood.kernels.linear import load_linear
+from draftwood.layers import weights
 from draftwood.planner import hardware, plan
 from tests.conftest import VENDORED
 
@@ -321,3 +323,15 @@ def test_what_does_not_fit_is_refused_before_anything(monkeypatch: pytest.Monkey
     with pytest.raises(DeviceError, match="the longest context that does is") as refused:
         Engine.load(BIG, DRAFT, max_context=262144, kv="f16")
     assert len(str(refused.value)) < 300 and "\n" not in str(refused.value)
+
+
+def test_the_layout_reaches_every_matrix_of_target_and_draft(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, seen = "synthetic:qwen3.6-27b-tiny", []
+    monkeypatch.setattr(
+        engine_module, "prepare", lambda config, *_: (dataclasses.replace(config, weights="compact"), None)
+    )
+    monkeypatch.setattr(
+        weights, "load_linear", lambda raw, request: (seen.append(request), load_linear(raw, request))[1]
+    )
+    Engine.load(target, f"{target}-dflash:q8_0", max_context=64, device="cpu")
+    assert {(request.layout, request.exact) for request in seen} == {("compact", True), ("compact", False)}
