@@ -77,6 +77,9 @@ def he(
         ),
     ] = 1,
     assume_acceptance: options.AssumeOption = None,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
+    vram: options.VramOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.ThreadsOption = None,
@@ -110,6 +113,9 @@ def he(
         dtype,
         threads=threads,
         assume_acceptance=assume_acceptance,
+        weights=weights,
+        token_table=token_table,
+        vram=vram,
     )
     methods = [Method(name) if name == "ar" else Method(name, ddtree_budget, ddtree_temp) for name in names]
     texts = prompts_for(prompts, engine.tokenizer)
@@ -143,6 +149,9 @@ def passes(
             "--repeats", callback=options.within("--repeats", 1), metavar="N", help="Timed passes; the median counts."
         ),
     ] = 9,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
+    vram: options.VramOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
 ) -> None:
     """Time passes of 1, 4, 8... tokens.
@@ -157,7 +166,17 @@ def passes(
     runs = []
     with steps(len(dtypes) * (repeats + 1)) as begin:
         for dtype in dtypes:
-            engine = open_engine(target, None, max_context=CONTEXT, device=device, dtype=dtype, spinner=False)
+            engine = open_engine(
+                target,
+                None,
+                max_context=CONTEXT,
+                device=device,
+                dtype=dtype,
+                spinner=False,
+                weights=weights,
+                token_table=token_table,
+                vram=vram,
+            )
             runs.append(measure_form(engine, counts, repeats, begin))
             del engine  # before the next one is loaded
     commit = report.commit()
@@ -241,6 +260,9 @@ def rounds(
     prefill: Annotated[
         bool, typer.Option("--prefill", help="Read the contexts, which takes a while, instead of making rows up.")
     ] = False,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
+    vram: options.VramOption = None,
     assume_acceptance: options.AssumeOption = None,
     cache_type_k: options.KeyTypeOption = None,
     cache_type_v: options.ValueTypeOption = None,
@@ -289,6 +311,9 @@ def rounds(
         capacity,
         options.DeviceName.cuda,
         assume_acceptance=assume_acceptance,
+        weights=weights,
+        token_table=token_table,
+        vram=vram,
     )
     timed = suite.Rounds(engine, capacity, assume_acceptance, prefill)
     for one in asked:
@@ -334,6 +359,9 @@ def baseline(
     ] = 3,
     cache_type_k: options.KeyTypeOption = None,
     cache_type_v: options.ValueTypeOption = None,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
+    vram: options.VramOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.ThreadsOption = None,
@@ -348,7 +376,17 @@ def baseline(
     behind = None if depths is None else [suite.check_depth(_depth(text)) for text in _distinct("--depths", depths)]
     from draftwood.bench import report
 
-    engine = open_engine(target, None, (cache_type_k, cache_type_v), device=device, dtype=dtype, threads=threads)
+    engine = open_engine(
+        target,
+        None,
+        (cache_type_k, cache_type_v),
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        weights=weights,
+        token_table=token_table,
+        vram=vram,
+    )
     found = suite.depths_for(engine, asked, behind)
     with steps(len(found) * (1 + len(asked))) as begin:
         limits = suite.limits_for(engine, asked)
@@ -396,6 +434,9 @@ def kv(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Also write kv.md, kv.json and kv.png there (needs matplotlib)."),
     ] = None,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
+    vram: options.VramOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: Annotated[
         options.Dtype,
@@ -423,7 +464,9 @@ def kv(
         kv_picture.blank()  # before the long part
         out.mkdir(parents=True, exist_ok=True)
     named = None if skip_acceptance else draft_for(target, draft)
-    engine = open_engine(target, named, device=device, dtype=dtype, threads=threads)
+    engine = open_engine(
+        target, named, device=device, dtype=dtype, threads=threads, weights=weights, token_table=token_table, vram=vram
+    )
     facts, spec = engine.describe(), engine.target.model.spec
     if engine.tokenizer is None:
         raise UsageError(f"{facts['target']} has no tokenizer, so it cannot read a text.")

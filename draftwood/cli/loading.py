@@ -48,6 +48,8 @@ def open_engine(
             dtype=dtype,
             **{name: value for name, value in settings.items() if value is not None},
         )
+    if engine.memory is not None:
+        note(engine.memory.summary())
     if engine.synthetic:
         note(f"{Path(target).name} is synthetic: its weights are random, and what it writes means nothing")
     return engine

@@ -126,6 +126,13 @@ def _nvidia() -> list[Found]:
     ]
 
 
+def free_memory() -> dict[str, int]:
+    """Free bytes of NVIDIA's cards by their UUIDs, without a context on any of them; empty where no tool says."""
+    text = _ask("nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits")
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
+    return {row[0].removeprefix("GPU-"): int(row[1]) * MIB for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
 def _rocm() -> list[Found]:
     try:
         answer = json.loads(_ask("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json") or "{}")

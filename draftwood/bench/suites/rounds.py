@@ -135,7 +135,9 @@ class Rounds:
     def __init__(self, engine: Engine, capacity: int, assumed: float | None, prefill: bool) -> None:
         self.model, self.drafter = engine.target.model, engine.drafter
         self.assumed, self.prefill = assumed, prefill
-        self.sequence = self.model.new_sequence(engine.kv, capacity)
+        kept = engine.sequence
+        fits = kept is not None and kept.capacity >= capacity
+        self.sequence = kept if kept is not None and fits else self.model.new_sequence(engine.kv, capacity)
         if not self.sequence.on_device or not self.drafter.on_device:
             who = f"the draft {self.drafter.name!r}" if self.sequence.on_device else "this arithmetic or KV type"
             raise UsageError(f"bench round times captured rounds, which {who} does not allow; bench he times others.")

@@ -22,7 +22,7 @@ class DrafterRequest:
     None for drafters without any. dtype: "auto", "float32" or "bfloat16". kv: KV types of the draft's own cache.
     causal: in-block causality, "file", "none", "sliding" or "all". block: rows of a block, None for the file's.
     tap_shift: "auto", "0" or "1", what to subtract from the file's target layer numbers. window: how far back a draft's
-    layers but the last see, 0 for no window, None for the file's.
+    layers but the last see, 0 for no window, None for the file's. layout: see `LinearRequest`.
     """
 
     target: Model
@@ -34,6 +34,7 @@ class DrafterRequest:
     block: int | None = None
     tap_shift: str = "auto"
     window: int | None = None
+    layout: str = "fast"
 
 
 @dataclass(frozen=True)

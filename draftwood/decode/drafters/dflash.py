@@ -199,7 +199,7 @@ def open_drafter(request: DrafterRequest) -> DFlashDrafter:
         raise UsageError("A DFlash draft needs a file; give the path of the draft made for the target.")
     spec = fit(read_spec(source, request.causal, request.tap_shift, request.window), request.target.spec)
     rows = block_rows(spec, request.block)
-    weights = Weights(DraftTensors(source), request.target.device, request.dtype, exact=False)
+    weights = Weights(DraftTensors(source), request.target.device, request.dtype, exact=False, layout=request.layout)
     model = build(spec, weights, request.target)
     capacity = request.max_context + -request.max_context % GRANULE
     context = model.new_context(request.kv, capacity)
