@@ -222,7 +222,7 @@ def test_on_the_command_line(
         loads.append((arguments, options))
         return tiny
 
-    monkeypatch.setattr("draftwood.cli.bench.open_engine", opened)
+    monkeypatch.setattr("draftwood.cli.bench.rounds.open_engine", opened)
     monkeypatch.setattr(ops, "measure_limits", lambda: LIMITS)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     flags = ["--rows-list", "tree:5,ar", "--contexts", "64,0.25K", "--assume-acceptance", "2.5", "-ctk", "q8_0"]
