@@ -19,6 +19,7 @@ from draftwood.batch import GRANULE, MAX_ROWS, ForwardInput, Nodes
 from draftwood.bench.measure import Sample, sample
 from draftwood.bench.suites.ops import Limits
 from draftwood.decode.device_round import Work, nodes_of
+from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.params import SamplingParams
 from draftwood.decode.round import RoundOutcome
@@ -94,17 +95,30 @@ class Conditions:
     assumed: float | None
 
 
-def wanted(text: str) -> Wanted:
-    """ "ar", "chain:15" or "tree:22"; a UsageError for anything else."""
+def wanted(text: str, flag: str = "--rows-list") -> Wanted:
+    """ "ar", "chain:15" or "tree:22"; a UsageError, which names the flag, for anything else."""
     name = text.strip().lower()
     method, _, budget = name.partition(":")
     if name == "ar":
         return Wanted(name, "ar", None)
     if method not in ("chain", "tree") or not budget.isascii() or not budget.isdigit() or len(budget) > 2:
-        raise UsageError(f"--rows-list names {text[:40]!r}, but a round is ar, chain:N or tree:N, as in tree:22.")
+        raise UsageError(f"{flag} names {text[:40]!r}, but a round is ar, chain:N or tree:N, as in tree:22.")
     if not 1 <= int(budget) <= MAX_BUDGET:
-        raise UsageError(f"--rows-list names {text[:40]!r}, but a round has 1 to {MAX_BUDGET} guesses.")
+        raise UsageError(f"{flag} names {text[:40]!r}, but a round has 1 to {MAX_BUDGET} guesses.")
     return Wanted(f"{method}:{int(budget)}", method, int(budget))
+
+
+def shape_of(one: Wanted, drafter: Drafter, assumed: float | None, flag: str = "--rows-list") -> TreeShape:
+    """The tree of a round; a UsageError if the draft or the assumed acceptance (None: found) does not allow it."""
+    seed = "half" if assumed is None else "full"
+    shape = METHODS[one.method](Shaping(one.budget, chain_seed=seed), drafter.block_size)
+    if one.method == "ar":
+        return shape
+    if one.budget != shape.budget:
+        raise UsageError(f"{flag} names {one.name!r}, but this draft's chains have {shape.budget} guesses.")
+    if assumed is not None:
+        check_assumed(assumed, drafter, shape)
+    return shape
 
 
 def room(count: int, repeats: int) -> int:
@@ -146,16 +160,8 @@ class Rounds:
         self._passes: dict[int, torch.cuda.CUDAGraph] = {}
 
     def shape(self, one: Wanted) -> TreeShape:
-        """Its tree; a UsageError if the draft or the assumed acceptance does not allow it."""
-        seed = "half" if self.assumed is None else "full"
-        shape = METHODS[one.method](Shaping(one.budget, chain_seed=seed), self.drafter.block_size)
-        if one.method == "ar":
-            return shape
-        if one.budget != shape.budget:
-            raise UsageError(f"--rows-list names {one.name!r}, but this draft's chains have {shape.budget} guesses.")
-        if self.assumed is not None:
-            check_assumed(self.assumed, self.drafter, shape)
-        return shape
+        """Its tree; see `shape_of`."""
+        return shape_of(one, self.drafter, self.assumed)
 
     @torch.inference_mode()
     def gate(self, one: Wanted) -> None:

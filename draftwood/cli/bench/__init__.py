@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from draftwood.cli.bench import baseline, he, kv, ops, passes, rounds
+from draftwood.cli.bench import baseline, ctx, he, kv, ops, passes, rounds
 
 app = typer.Typer()
 
@@ -25,3 +25,4 @@ app.command()(ops.ops)
 app.command("round")(rounds.rounds)
 app.command()(baseline.baseline)
 app.command()(kv.kv)
+app.command()(ctx.ctx)
