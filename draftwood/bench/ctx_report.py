@@ -40,16 +40,11 @@ def conditions(given: Conditions) -> list[str]:
     facts, trial = given.facts, given.trial
     weights = "synthetic: random weights in true shapes and types" if given.synthetic else "real weights"
     runs = "one run" if trial.repeats == 1 else f"median of {trial.repeats} runs"
+    how = f"draft {facts['draft']}{_draft_form(facts)}; {trial.name}, greedy"
     lines = [
         f"target {facts['target']} ({facts['architecture']}), {weights}",
-        "no draft, greedy"
-        if trial.name == "ar"
-        else f"draft {facts['draft']}{_draft_form(facts)}; {trial.name}, greedy",
-        *(
-            [f"rounds told to decide {trial.assumed:g} tokens on average: {ASSUMED}"]
-            if trial.assumed is not None
-            else []
-        ),
+        "no draft, greedy" if trial.name == "ar" else how,
+        *([] if trial.assumed is None else [f"{ASSUMED}: rounds are told to decide {trial.assumed:g} on average"]),
         f"device {facts['device']}, {facts['threads']} threads, dtype {facts['dtype']}, weights {facts['weight_form']}",
         f"prompt {given.prompt.sha256[:16]}: {given.prompt.about}",
         f"draftwood {given.commit}, torch {torch.__version__}, {runs} of {trial.n_gen} tokens each, "
@@ -109,13 +104,14 @@ def title(one: Series, trial: Trial, series: Sequence[Series]) -> str:
 def comparison(series: Sequence[Series], trial: Trial) -> list[str]:
     """Milliseconds of a round by context: against the first context, and against the first series."""
     lines: list[str] = []
+    width = max(len(_named(one, series)) for one in series)
     for what in ("plain", *(() if trial.name == "ar" else (trial.name,))):
         lines.append(f"ms a round, {what}" + (f", {ASSUMED}" if what != "plain" and trial.assumed is not None else ""))
         for one in series:
             times = _times(one, what)
             first = next(iter(times.values()), 1.0)
             cells = [f"{size_name(context)} {ms:.2f} ({ms / first:.2f}x)" for context, ms in times.items()]
-            lines.append(f"  {_named(one, series):<14} {', '.join(cells)}")
+            lines.append(f"  {_named(one, series):<{width}}  {', '.join(cells)}")
         base = _times(series[0], what)
         for one in series[1:]:
             shared = [(c, ms / base[c]) for c, ms in _times(one, what).items() if c in base]
@@ -258,7 +254,7 @@ def _times(one: Series, what: str) -> dict[int, float]:
 
 def _named(one: Series, series: Sequence[Series]) -> str:
     """The KV type, with the draft where there are several."""
-    return one.kv if len({other.draft for other in series}) == 1 else f"{one.kv} + {one.draft}"
+    return one.kv if len({other.draft for other in series}) == 1 else f"{one.kv} + {one.draft} draft"
 
 
 def _has_memory(series: Sequence[Series]) -> bool:

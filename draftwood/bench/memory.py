@@ -10,10 +10,11 @@ import torch
 
 from draftwood.decode.drafters.registry import named_drafter
 from draftwood.engine.engine import Engine
-from draftwood.engine.loader import pick_draft_kv
+from draftwood.engine.loader import machine_memory, pick_draft_kv
 from draftwood.engine.sources import open_draft
 from draftwood.planner import inventory, plan
 from draftwood.planner.hardware import MIB, TIMEOUT
+from draftwood.planner.inventory import Draft, Target
 from draftwood.planner.plan import KVPair, Setup
 
 
@@ -45,14 +46,25 @@ def measure(engine: Engine, kv: KVPair, capacity: int, rows: int, before: int) -
         return None
     free, whole = torch.cuda.mem_get_info()
     peak = whole - free - torch.cuda.memory_reserved() + torch.cuda.max_memory_reserved() - before
-    source, config = engine.target.source, engine.config
-    target = inventory.target_of(source, engine.target.name)
-    draft = None
-    if config.draft is not None and named_drafter(config.draft) is None:
-        options = config.draft_causal, config.tap_shift, config.draft_window
-        draft = inventory.draft_of(open_draft(config.draft), target, config.draft, *options)
+    config, target = engine.config, inventory.target_of(engine.target.source, engine.target.name)
+    options = config.draft_causal, config.tap_shift, config.draft_window
+    draft = None if config.draft is None else draft_facts(config.draft, target, config.draft, *options)
     setup = Setup(target, draft, kv, pick_draft_kv(config.draft_kv, engine.device), capacity, rows)
     return Memory(peak, sum(plan.parts(setup).values()))
+
+
+def draft_facts(
+    draft: str, target: Target, name: str, causal: str = "file", tap_shift: str = "auto", window: int | None = None
+) -> Draft | None:
+    """What the planner has to know of a draft, as `EngineConfig` names it; None for drafters without a file."""
+    if named_drafter(draft) is not None:
+        return None
+    return inventory.draft_of(open_draft(draft), target, name, causal, tap_shift, window)
+
+
+def of_device(device: str) -> int:
+    """Bytes of a device's whole memory; of the machine's for a CPU."""
+    return machine_memory() if device == "cpu" else torch.cuda.get_device_properties(0).total_memory
 
 
 def forget(device: str) -> None:

@@ -29,7 +29,7 @@ from draftwood.planner.plan import KVPair
 from draftwood.planner.report import size_name
 from draftwood.prefill.dense import read_prompt
 
-CONTEXTS = {"cpu": "128,1K", "cuda": "128,4K,16K,64K,128K,192K,256K"}
+CONTEXTS = {"cpu": (128, 1 << 10), "cuda": (128, *(k << 10 for k in (4, 16, 64, 128, 192, 256)))}
 """What is swept if nothing is said, as far as the model's context goes."""
 
 _SEED = 1
@@ -60,8 +60,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Runs of one shape from one place. round: milliseconds of a round. acceptance_length: tokens decided in one."""
+    """Runs of one shape from one place.
 
+    token_ids: the answer's. round: milliseconds of a round. acceptance_length: tokens decided in one.
+    """
+
+    token_ids: tuple[int, ...]
     round: Sample
     acceptance_length: float
     degenerate: bool
@@ -131,11 +135,9 @@ def points(contexts: Sequence[int], n_gen: int, ends: int) -> list[Point]:
     return list(found.values())
 
 
-def usual_contexts(device: str, ends: int) -> list[str]:
+def usual_contexts(device: str, ends: int) -> list[int]:
     """What is swept if nothing is said."""
-    from draftwood.planner.hardware import parse_tokens
-
-    return [text for text in CONTEXTS[device].split(",") if parse_tokens(text) <= ends]
+    return [context for context in CONTEXTS[device] if context <= ends]
 
 
 class Sweep:
@@ -238,8 +240,9 @@ class Sweep:
             emitted = [ids for ids, _, _ in runs]
             decided, rounds = len(emitted[0]), runs[0][1]
             times = sample(1000 * spent / count for _, count, spent in runs)
-            made.append(Decoded(times, decided / rounds, degenerate(emitted[0][: self.trial.n_gen])))
             texts.append([ids[: self.trial.n_gen] for ids in emitted])
+            answer = texts[-1][0]
+            made.append(Decoded(tuple(answer), times, decided / rounds, degenerate(answer)))
         return Row(
             point,
             seconds,

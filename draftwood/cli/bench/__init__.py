@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from draftwood.cli.bench import baseline, ctx, he, kv, ops, passes, rounds
+from draftwood.cli.bench import baseline, ctx, guide, he, kv, ops, passes, rounds
 
 app = typer.Typer()
 
@@ -26,3 +26,4 @@ app.command("round")(rounds.rounds)
 app.command()(baseline.baseline)
 app.command()(kv.kv)
 app.command()(ctx.ctx)
+app.command()(guide.guide)

@@ -10,7 +10,6 @@ import typer
 
 from draftwood.cli import options
 from draftwood.cli.bench import sweeping
-from draftwood.cli.bench.lists import distinct
 from draftwood.cli.loading import open_engine
 from draftwood.cli.terminal import plain
 
@@ -49,27 +48,13 @@ def ctx(
     clock = Clock(None if limit is None else parse_limit(limit))
     pairs = sweeping.pairs_of(kv, cache_type_k, cache_type_v)
     names = sweeping.drafts_of(target, draft, draft_quant)
-    asked = None if contexts is None else distinct("--contexts", contexts)
     from draftwood.bench import ctx_picture, ctx_report, kv_picture, memory, report
-    from draftwood.bench.gates import require_identical
-    from draftwood.bench.suites import ctx as suite
-    from draftwood.bench.suites.rounds import wanted
-    from draftwood.cache.registry import check_width
-    from draftwood.engine.config import check_assumption
-    from draftwood.engine.loader import pick_device, pick_kv
-    from draftwood.planner.hardware import parse_tokens
+    from draftwood.engine.loader import pick_kv
 
-    check_assumption(assume_acceptance)
-    if round_ is not None:
-        wanted(round_, "--round")
     if out is not None:
         kv_picture.blank()  # before the long part
-    where, spec = pick_device(device), sweeping.header_of(target).spec
-    lengths = [parse_tokens(n, "--contexts") for n in asked or suite.usual_contexts(where, spec.context_length)]
-    points = tuple(suite.points(lengths, n_gen, spec.context_length))
+    where, _, points = sweeping.ground(target, contexts, pairs, round_, n_gen, assume_acceptance, device)
     pairs = pairs or [pick_kv("auto", where)]
-    for pair in pairs:
-        check_width(pair, spec.head_dim)
     before = memory.in_use()
     engine = open_engine(
         target,
@@ -83,13 +68,10 @@ def ctx(
     )
     prompt = sweeping.prompt_of(engine, text, points[-1].tokens)
     trial = sweeping.trial_of(engine, round_, n_gen, repeats, assume_acceptance)
-    jobs = [sweeping.Job(name, pair, points) for name in names for pair in pairs]
+    jobs = [sweeping.Job(name, pair, tuple(points)) for name in names for pair in pairs]
     done = sweeping.measure(engine, jobs, prompt, trial, clock, before)
-    differences = [line for one in done.series for row in one.rows for line in row.differences]
-    plain(differences)
-    require_identical(differences)
-    facts = done.engine.describe() | {"draft": ", ".join(dict.fromkeys(one.draft for one in done.series))}
-    given = ctx_report.Conditions(facts, done.engine.synthetic, trial, prompt, report.commit(), done.ended)
+    sweeping.require_sound(done)
+    given = ctx_report.Conditions(done.facts, done.engine.synthetic, trial, prompt, report.commit(), done.ended)
     line = json.dumps(ctx_report.as_json(given, done.series))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

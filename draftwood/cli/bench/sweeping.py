@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from draftwood.cli import options
 from draftwood.cli.bench.lists import distinct
 from draftwood.cli.loading import draft_for, draft_located, kv_name
-from draftwood.cli.terminal import note, steps
+from draftwood.cli.terminal import note, plain, steps
 from draftwood.errors import DraftwoodError, UsageError
 
 if TYPE_CHECKING:
     from draftwood.bench.clock import Clock
     from draftwood.bench.prompts.long import LongPrompt
     from draftwood.bench.suites.ctx import Point, Series, Trial
+    from draftwood.bench.suites.rounds import Wanted
     from draftwood.engine.engine import Engine
     from draftwood.planner.inventory import Target
     from draftwood.planner.plan import KVPair
@@ -87,10 +88,23 @@ class Outcome:
     """What was measured, with which draft loaded last. ended: why it is not whole, None if it is."""
 
     engine: Engine
-    trial: Trial
     series: list[Series]
     ended: str | None
     interrupted: bool
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """`Engine.describe()`, with every draft that was measured."""
+        return self.engine.describe() | {"draft": ", ".join(dict.fromkeys(one.draft for one in self.series))}
+
+
+def require_sound(done: Outcome) -> None:
+    """The gate: what differs is printed, and a DraftwoodError if anything does."""
+    from draftwood.bench.gates import require_identical
+
+    differences = [line for one in done.series for row in one.rows for line in row.differences]
+    plain(differences)
+    require_identical(differences)
 
 
 def drafts_of(target: str, draft: str | None, quantisations: str | None) -> list[str]:
@@ -127,13 +141,42 @@ def pairs_of(listed: str | None, key: str | None, value: str | None) -> list[KVP
     return [kv_pair(name) for name in distinct("--kv", listed)]
 
 
-def header_of(target: str) -> Target:
-    """The target's facts, without its weights."""
+def parsed(asked: str) -> Wanted:
+    """The value of --round."""
+    from draftwood.bench.suites.rounds import wanted
+
+    return wanted(asked, "--round")
+
+
+def ground(
+    target: str,
+    contexts: str | None,
+    pairs: Sequence[KVPair],
+    asked: str | None,
+    n_gen: int,
+    assumed: float | None,
+    device: str,
+) -> tuple[str, Target, list[Point]]:
+    """The device, the target's facts and the lengths to measure at; what cannot be is said before weights are read."""
+    from draftwood.bench.suites import ctx as suite
+    from draftwood.cache.registry import check_width
+    from draftwood.engine.config import check_assumption
+    from draftwood.engine.loader import pick_device
     from draftwood.engine.sources import located, open_target
     from draftwood.planner import inventory
+    from draftwood.planner.hardware import parse_tokens
 
-    source = open_target(located(target))
-    return inventory.target_of(source, source.path.name)
+    check_assumption(assumed)
+    if asked is not None:
+        parsed(asked)
+    named = None if contexts is None else distinct("--contexts", contexts)
+    lengths = None if named is None else [parse_tokens(length, "--contexts") for length in named]
+    where, source = pick_device(device), open_target(located(target))
+    about = inventory.target_of(source, source.path.name)
+    for pair in pairs:
+        check_width(pair, about.spec.head_dim)
+    ends = about.spec.context_length
+    return where, about, suite.points(lengths or suite.usual_contexts(where, ends), n_gen, ends)
 
 
 def prompt_of(engine: Engine, text: Path | None, length: int) -> LongPrompt:
@@ -148,7 +191,7 @@ def prompt_of(engine: Engine, text: Path | None, length: int) -> LongPrompt:
 def trial_of(engine: Engine, asked: str | None, n_gen: int, repeats: int, assumed: float | None) -> Trial:
     """How the engine's draft decodes; UsageErrors where it cannot."""
     from draftwood.bench.suites.ctx import Trial
-    from draftwood.bench.suites.rounds import Wanted, shape_of, wanted
+    from draftwood.bench.suites.rounds import Wanted, shape_of
     from draftwood.decode.tree import ROOT_ONLY
     from draftwood.engine.config import METHODS, Shaping
 
@@ -157,7 +200,7 @@ def trial_of(engine: Engine, asked: str | None, n_gen: int, repeats: int, assume
         longest = METHODS["chain"](Shaping(), drafter.block_size).budget
         one = Wanted(f"chain:{longest}", "chain", longest) if drafter.max_depth else Wanted("ar", "ar", None)
     else:
-        one = wanted(asked, "--round")
+        one = parsed(asked)
     shape = shape_of(one, drafter, assumed, "--round")
     if shape != ROOT_ONLY and not drafter.max_depth:
         raise UsageError(f"--round is {one.name!r}, but there is no draft; name one with --draft, or take --round ar.")
@@ -198,7 +241,8 @@ def measure(
             sweep = Sweep(engine, short(job.draft), job.kv, ids, job.points, trial, clock, before)
             seconds = sweep.estimate()
             left = "" if number else _whole(jobs, seconds)
-            note(f"{sweep.series.kv}: at most about {duration(seconds)}{left}; {duration(clock.elapsed)} so far")
+            what = sweep.series.kv if trial.name == "ar" else f"{sweep.series.kv}, draft {sweep.series.draft}"
+            note(f"{what}: at most about {duration(seconds)}{left}; {duration(clock.elapsed)} so far")
             series.append(sweep.series)
             with steps(2 * len(job.points)) as begin:
                 for _ in sweep.run(begin):
@@ -217,7 +261,7 @@ def measure(
             f"the --limit of {duration(clock.seconds or 0)} passed before a first row was measured; give more time, or "
             "shorter --contexts."
         )
-    return Outcome(engine, trial, series, ended, interrupted)
+    return Outcome(engine, series, ended, interrupted)
 
 
 def _whole(jobs: Sequence[Job], seconds: float) -> str:
