@@ -44,11 +44,12 @@ def draw(series: Sequence[Series], title: str, path: Path) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(contexts, [size_name(context) for context in contexts], rotation=45, fontsize="small")
         axes.minorticks_off()
-        axes.set(title=name, ylim=(0, None))
+        axes.set(title=name, ylim=(0, 1.08 * axes.dataLim.ymax))
         axes.grid(alpha=0.25)
     lone = len({one.draft for one in series}) == 1
     names = [one.kv if lone else f"{one.kv}, {one.draft}" for one in series]
-    figure.legend(figure.axes[1].lines, names, title="KV type", loc="outside lower center", ncols=4, fontsize="small")
+    what = "KV type" if lone else "KV type, draft"
+    figure.legend(figure.axes[1].lines, names, title=what, loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(title, fontsize="medium")
     figure.savefig(path, dpi=120)
 

@@ -20,6 +20,7 @@ from draftwood.bench.decoding import WARM_UP, Decoding, now
 from draftwood.bench.gates import degenerate, difference
 from draftwood.bench.measure import Sample, sample
 from draftwood.bench.memory import Memory
+from draftwood.cache.registry import kv_label
 from draftwood.decode.device_round import nodes_of
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
@@ -62,7 +63,8 @@ class Trial:
 class Decoded:
     """Runs of one shape from one place.
 
-    token_ids: the answer's. round: milliseconds of a round. acceptance_length: tokens decided in one.
+    token_ids: the answer's, behind the token that reading decided. round: milliseconds of a round. acceptance_length:
+    tokens decided in one.
     """
 
     token_ids: tuple[int, ...]
@@ -170,7 +172,7 @@ class Sweep:
         self._drafted = Decoding(model, self.sequence, self.drafter, trial.assumed) if drafts else None
         self._start = self.sequence.mark()
         self.series = Series(
-            "/".join(dict.fromkeys(kind.name for kind in kv)),
+            kv_label(kv),
             sum(kind.bits(model.spec.head_dim) for kind in kv) / 2,
             draft if drafts else "none",
             self.sequence.capacity,

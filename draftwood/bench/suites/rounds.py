@@ -18,6 +18,7 @@ from torch import Tensor
 from draftwood.batch import GRANULE, MAX_ROWS, ForwardInput, Nodes
 from draftwood.bench.measure import Sample, sample
 from draftwood.bench.suites.ops import Limits
+from draftwood.cache.registry import kv_label
 from draftwood.decode.device_round import Work, nodes_of
 from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.drafters.none import NoDrafter
@@ -31,6 +32,7 @@ from draftwood.engine.engine import Engine
 from draftwood.engine.graphs import capture
 from draftwood.engine.runner import Runner, assumption, check_assumed
 from draftwood.errors import DraftwoodError, UsageError
+from draftwood.planner.plan import KVPair
 from draftwood.planner.report import size_name
 from draftwood.prefill.dense import read_prompt
 
@@ -53,7 +55,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class RoundRun:
-    """One shape after one context, in milliseconds.
+    """One shape after one context over one pair of KV types, in milliseconds.
 
     rows: of the verify pass. start: tokens before the first timed round. device: the whole graph. host: what the wall
     clock shows beyond it. stages: by name. tokens: decided a round, on average.
@@ -67,6 +69,7 @@ class RoundRun:
     host: Sample
     stages: dict[str, Sample]
     tokens: float
+    kv: str
 
     @property
     def host_percent(self) -> float:
@@ -76,10 +79,11 @@ class RoundRun:
 
 @dataclass(frozen=True)
 class PassRun:
-    """The target's pass and head alone after one context: milliseconds by rows."""
+    """The target's pass and head alone after one context over one pair of KV types: milliseconds by rows."""
 
     context: int
     passes: dict[int, Sample]
+    kv: str
 
 
 @dataclass(frozen=True)
@@ -142,14 +146,16 @@ def complaint(outcome: RoundOutcome, shape: TreeShape, max_depth: int, vocab: in
 class Rounds:
     """The rounds of an engine's target and draft on one sequence. A UsageError where they are not captured.
 
-    assumed: tokens that a drafted round decides on average, None for what the target says. prefill: contexts are read.
+    kv: types of its K and V. assumed: tokens that a drafted round decides on average, None for what the target says.
+    prefill: contexts are read.
     """
 
     @torch.inference_mode()
-    def __init__(self, engine: Engine, capacity: int, assumed: float | None, prefill: bool) -> None:
+    def __init__(self, engine: Engine, kv: KVPair, capacity: int, assumed: float | None, prefill: bool) -> None:
         self.model, self.drafter = engine.target.model, engine.drafter
         self.assumed, self.prefill = assumed, prefill
-        self.sequence = self.model.new_sequence(engine.kv, capacity)
+        self.sequence = self.model.new_sequence(kv, capacity)
+        self.kv = kv_label(kv)
         if not self.sequence.on_device or not self.drafter.on_device:
             who = f"the draft {self.drafter.name!r}" if self.sequence.on_device else "this arithmetic or KV type"
             raise UsageError(f"bench round times captured rounds, which {who} does not allow; bench he times others.")
@@ -228,6 +234,7 @@ class Rounds:
             sample(host),
             self._stage_times(runner, shape, repeats),
             decided / (2 * repeats),
+            self.kv,
         )
 
     def _stage_times(self, runner: Runner, shape: TreeShape, repeats: int) -> dict[str, Sample]:
@@ -253,7 +260,7 @@ class Rounds:
             if rows not in self._passes:
                 self._passes[rows] = capture(lambda rows=rows: self._pass(rows), warm=True)  # type: ignore[misc]
             found[rows] = sample([_replayed([self._passes[rows]])[0] for _ in range(repeats + 1)][1:])
-        return PassRun(context, found)
+        return PassRun(context, found, self.kv)
 
     def _pass(self, rows: int) -> Tensor:
         chain = torch.arange(rows, device=self.model.device)
@@ -298,11 +305,13 @@ def _replayed(graphs: Sequence[torch.cuda.CUDAGraph]) -> list[float]:
 def table(rounds: Sequence[RoundRun], passes: Sequence[PassRun]) -> list[str]:
     """For each context its shapes down and their stages across, then the passes alone."""
     lines: list[str] = []
+    several = len({alone.kv for alone in passes}) > 1
     for alone in passes:
         head = f"{'round':<10}{'rows':>5}{'whole':>9}{'host':>8}{'host %':>8}" + "".join(f"{s:>12}" for s in STAGES)
-        lines += [f"context {size_name(alone.context)}", f"{head}{'tokens':>9}", "-" * (len(head) + 9)]
+        over = f", KV {alone.kv}" if several else ""
+        lines += [f"context {size_name(alone.context)}{over}", f"{head}{'tokens':>9}", "-" * (len(head) + 9)]
         for run in rounds:
-            if run.context == alone.context:
+            if (run.context, run.kv) == (alone.context, alone.kv):
                 stages = "".join(f"{run.stages[stage].middle:>12.3f}" for stage in STAGES)
                 whole = f"{run.device.middle:>9.2f}{run.host.middle:>8.3f}{run.host_percent:>8.1f}"
                 lines.append(f"{run.name:<10}{run.rows:>5}{whole}{stages}{run.tokens:>9.2f}")
@@ -359,6 +368,7 @@ def as_json(given: Conditions, rounds: Sequence[RoundRun], passes: Sequence[Pass
         **assumed,
         "rounds": [
             {
+                "kv": run.kv,
                 "context": run.context,
                 "start": run.start,
                 "round": run.name,
@@ -375,6 +385,7 @@ def as_json(given: Conditions, rounds: Sequence[RoundRun], passes: Sequence[Pass
         ],
         "passes": [
             {
+                "kv": run.kv,
                 "context": run.context,
                 "ms": {str(rows): round(took.middle, 4) for rows, took in run.passes.items()},
                 "spread_percent": {str(rows): round(took.spread_percent, 1) for rows, took in run.passes.items()},

@@ -10,6 +10,7 @@ import typer
 
 from draftwood.cli import options
 from draftwood.cli.bench.lists import distinct
+from draftwood.cli.bench.sweeping import KVListOption, pairs_of
 from draftwood.cli.loading import open_engine
 from draftwood.cli.terminal import plain, steps
 from draftwood.errors import UsageError
@@ -31,6 +32,7 @@ def rounds(
         bool, typer.Option("--prefill", help="Read the contexts, which takes a while, instead of making rows up.")
     ] = False,
     assume_acceptance: options.AssumeOption = None,
+    kv: KVListOption = None,
     cache_type_k: options.KeyTypeOption = None,
     cache_type_v: options.ValueTypeOption = None,
     draft_type_k: options.DraftKeyTypeOption = None,
@@ -56,8 +58,11 @@ def rounds(
 
     asked = [suite.wanted(text) for text in distinct("--rows-list", rows_list)]
     lengths = [parse_tokens(text, "--contexts") for text in distinct("--contexts", contexts)]
-    from draftwood.bench import kv_picture, report, rounds_picture
+    pairs = pairs_of(kv, cache_type_k, cache_type_v)
+    from draftwood.bench import kv_picture, memory, report, rounds_picture
+    from draftwood.cache.registry import kv_label
     from draftwood.engine.config import check_assumption
+    from draftwood.engine.loader import pick_kv
 
     check_assumption(assume_acceptance)
     if png is not None:
@@ -70,33 +75,35 @@ def rounds(
 
     limits = measure_limits()
     capacity = max(lengths) + suite.room(len(asked), repeats)
+    pairs = pairs or [pick_kv("auto", options.DeviceName.cuda)]
     engine = open_engine(
         target,
         draft,
-        (cache_type_k, cache_type_v),
-        (draft_type_k, draft_type_v),
-        capacity,
-        options.DeviceName.cuda,
+        draft_kv=(draft_type_k, draft_type_v),
+        max_context=capacity,
+        device=options.DeviceName.cuda,
         assume_acceptance=assume_acceptance,
     )
-    timed = suite.Rounds(engine, capacity, assume_acceptance, prefill)
-    for one in asked:
-        timed.shape(one)  # what cannot be is said before the gates, which take a while
     runs, alone = [], []
-    with steps(len(asked) + len(lengths) * (1 + len(asked))) as begin:
-        for one in asked:
-            begin(f"gates: {one.name}")
-            timed.gate(one)
-        for length in lengths:
-            begin(f"context {length}: the model's pass")
-            timed.start(length)
-            alone.append(timed.passes(length, repeats))
+    with steps(len(pairs) * (len(asked) + len(lengths) * (1 + len(asked)))) as begin:
+        for pair in pairs:
+            memory.forget(engine.device)
+            timed, name = suite.Rounds(engine, pair, capacity, assume_acceptance, prefill), kv_label(pair)
             for one in asked:
-                begin(f"context {length}: {one.name}")
-                runs.append(timed.measure(one, length, repeats))
-    given = suite.Conditions(
-        engine.describe(), engine.synthetic, limits, report.commit(), repeats, prefill, assume_acceptance
-    )
+                timed.shape(one)  # what cannot be is said before the gates, which take a while
+            for one in asked:
+                begin(f"{name}: gates: {one.name}")
+                timed.gate(one)
+            for length in lengths:
+                begin(f"{name}: context {length}: the model's pass")
+                timed.start(length)
+                alone.append(timed.passes(length, repeats))
+                for one in asked:
+                    begin(f"{name}: context {length}: {one.name}")
+                    runs.append(timed.measure(one, length, repeats))
+            del timed
+    facts = engine.describe() | {"kv": ", ".join(map(kv_label, pairs))}
+    given = suite.Conditions(facts, engine.synthetic, limits, report.commit(), repeats, prefill, assume_acceptance)
     if png is not None:
         rounds_picture.draw(runs, f"{given.facts['target']} on {limits.device}", png)
     result = json.dumps(suite.as_json(given, runs, alone))
