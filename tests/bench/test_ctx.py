@@ -139,24 +139,6 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@pytest.mark.parametrize("draft", ["lookup", f"{TINY}-dflash:q8_0"])
-def test_a_drafter_comes_back_to_its_mark(device: str, draft: str) -> None:
-    """Windows of 64 rows move in between."""
-    engine = tiny(device, draft)
-    model, drafter, vocab = engine.target.model, engine.drafter, engine.target.model.spec.vocab
-    tokens = torch.arange(200, device=device) * 7 % 50
-    features = torch.randn(200, len(drafter.wants) * model.spec.hidden, device=device)
-    drafter.start(tokens)
-    drafter.observe(tokens[:100], features[:100])
-    mark, trees = drafter.mark(), []
-    for _ in range(2):
-        trees.append(drafter.propose(tokens[100], CHAIN).tokens.clone())
-        drafter.observe(tokens[100:], features[100:])
-        drafter.propose(tokens[0], CHAIN)
-        drafter.rewind(mark)
-    assert torch.equal(*trees) and (trees[0] < vocab).all()
-
-
 def test_a_drafter_without_marks_says_so() -> None:
     from tests.fakes import RecordingDrafter
 
@@ -175,6 +157,11 @@ def test_an_assumed_acceptance_needs_captured_rounds() -> None:
     trial = Trial("chain:7", CHAIN, 3, assumed=2.0)
     with pytest.raises(UsageError, match="leave them or --assume-acceptance out"):
         Sweep(tiny("cpu", "lookup"), "lookup", kv_pair("f32"), torch.arange(64), [Point(64, 64)], trial, Clock())
+
+
+def test_types_without_captured_rounds_are_told_before_the_long_part() -> None:
+    with pytest.raises(UsageError, match="which KV type q4_0 or this arithmetic does not allow"):
+        suite.require_captured(tiny("cpu", "lookup"), [kv_pair("q4_0")])
 
 
 def test_plain_decoding_alone() -> None:
@@ -413,6 +400,17 @@ def test_an_early_end_with_nothing_to_show(model: str, ending: Any, capsys: pyte
     assert main(["bench", "ctx", "--target", model, *COMMON, "--limit", "0.001s"]) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and "passed before a first row" in captured.err
+
+
+def test_a_type_without_room_leaves_the_others(model: str, ending: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    ending(1, torch.OutOfMemoryError)
+    assert main(["bench", "ctx", "--target", model, *COMMON, "--kv", "f16,q8_0"]) == 0
+    out = capsys.readouterr().out
+    assert [len(one["rows"]) for one in last_line(out)["series"]] == [1, 3]
+    assert "OUT OF MEMORY with f16 with lookup: what was measured until then" in out
+    ending(0, torch.OutOfMemoryError)
+    assert main(["bench", "ctx", "--target", model, *COMMON]) == 1
+    assert "memory ran out before a first row" in capsys.readouterr().err
 
 
 def test_different_tokens_show_no_speed(

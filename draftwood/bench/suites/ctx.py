@@ -7,7 +7,7 @@ on from the prompt's own tokens, as if nothing had been decoded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from draftwood.decode.device_round import nodes_of
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
 from draftwood.engine.engine import Engine
+from draftwood.engine.loader import load_drafter
 from draftwood.errors import UsageError
 from draftwood.planner.plan import KVPair
 from draftwood.planner.report import size_name
@@ -142,6 +143,24 @@ def usual_contexts(device: str, ends: int) -> list[int]:
     return [context for context in CONTEXTS[device] if context <= ends]
 
 
+def exchange_draft(engine: Engine, draft: str) -> None:
+    """Let an engine draft with another one (as in `EngineConfig`); the one before goes first."""
+    engine.drafter = NoDrafter()
+    memory.forget(engine.device)
+    engine.config = replace(engine.config, draft=draft)
+    engine.drafter = load_drafter(engine.config, engine.target.model, engine.device)
+
+
+def require_captured(engine: Engine, pairs: Sequence[KVPair]) -> None:
+    """A UsageError for KV types whose rounds are not captured, as an assumed acceptance needs."""
+    for pair in dict.fromkeys(pairs):
+        if not engine.target.model.new_sequence(pair, GRANULE).on_device:
+            raise UsageError(
+                f"an acceptance can be assumed in rounds captured on a GPU only, which KV type {kv_label(pair)} or "
+                "this arithmetic does not allow; leave it or --assume-acceptance out."
+            )
+
+
 class Sweep:
     """One KV type with the engine's draft, read and decoded at all points in turn.
 
@@ -186,7 +205,8 @@ class Sweep:
         """
         longest = self.points[-1].tokens
         probe = min(PASS_TOKENS, max(GRANULE, longest // 8 // GRANULE * GRANULE))
-        self._probe(0, probe)  # compiles
+        for first in {min(self.points[0].tokens, PASS_TOKENS), probe}:
+            self._probe(0, first)  # compiles
         near, far = self._probe(0, probe), self._probe(longest - probe, probe)
         slope = (far[0] - near[0]) / max(longest - probe, 1)
         total = sum(near[0] + slope * place for place in range(0, longest, probe))

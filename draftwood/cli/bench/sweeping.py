@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,8 @@ from draftwood.cli.terminal import note, plain, steps
 from draftwood.errors import DraftwoodError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from draftwood.bench.clock import Clock
     from draftwood.bench.prompts.long import LongPrompt
     from draftwood.bench.suites.ctx import Point, Series, Trial
@@ -208,46 +210,35 @@ def trial_of(engine: Engine, asked: str | None, n_gen: int, repeats: int, assume
 
 
 def measure(
-    engine: Engine,
-    jobs: Sequence[Job],
-    prompt: LongPrompt,
-    trial: Trial,
-    clock: Clock,
-    before: int,
+    engine: Engine, jobs: Sequence[Job], prompt: LongPrompt, trial: Trial, clock: Clock, before: int
 ) -> Outcome:
     """Run the jobs, the first of which has the engine's draft; what has been measured is kept if they end early.
 
-    A DraftwoodError where the limit leaves nothing to show, a KeyboardInterrupt where Ctrl-C does.
+    A job that runs out of memory ends, and the next one begins. A DraftwoodError where the limit or the memory leaves
+    nothing to show, a KeyboardInterrupt where Ctrl-C does.
     """
     import torch
 
     from draftwood.bench import memory
     from draftwood.bench.clock import OutOfTime, duration
-    from draftwood.bench.suites.ctx import Sweep
-    from draftwood.engine.engine import Engine
-    from draftwood.engine.loader import load_drafter
+    from draftwood.bench.suites.ctx import exchange_draft, require_captured
+    from draftwood.cache.registry import kv_label
 
+    if trial.assumed is not None:
+        require_captured(engine, [job.kv for job in jobs])
     series: list[Series] = []
     ended, interrupted, loaded = None, False, jobs[0].draft
+    without: list[str] = []
     ids = torch.tensor(prompt.ids)
     try:
         for number, job in enumerate(jobs):
             if job.draft != loaded:
-                config, target, device = engine.config, engine.target, engine.device
-                del engine
-                memory.forget(device)
-                config = replace(config, draft=draft_located(job.draft))
-                engine, loaded = Engine(config, target, load_drafter(config, target.model, device), device), job.draft
-            sweep = Sweep(engine, short(job.draft), job.kv, ids, job.points, trial, clock, before)
-            seconds = sweep.estimate()
-            left = "" if number else _whole(jobs, seconds)
-            what = sweep.series.kv if trial.name == "ar" else f"{sweep.series.kv}, draft {sweep.series.draft}"
-            note(f"{what}: at most about {duration(seconds)}{left}; {duration(clock.elapsed)} so far")
-            series.append(sweep.series)
-            with steps(2 * len(job.points)) as begin:
-                for _ in sweep.run(begin):
-                    clock.check()
-            del sweep
+                exchange_draft(engine, draft_located(job.draft))
+                loaded = job.draft
+            try:
+                _sweep(engine, job, ids, trial, clock, before, series, () if number else jobs)
+            except torch.OutOfMemoryError:
+                without.append(f"{kv_label(job.kv)} with {short(job.draft)}")
             memory.forget(engine.device)
     except OutOfTime:
         ended = f"LIMIT of {duration(clock.seconds or 0)} REACHED"
@@ -256,19 +247,51 @@ def measure(
     series = [one for one in series if one.rows]
     if not series and interrupted:
         raise KeyboardInterrupt
+    if not series and without:
+        raise DraftwoodError(
+            f"the memory ran out before a first row was measured ({', '.join(without)}); name shorter --contexts or "
+            "smaller KV types."
+        )
     if not series:
         raise DraftwoodError(
             f"the --limit of {duration(clock.seconds or 0)} passed before a first row was measured; give more time, or "
             "shorter --contexts."
         )
+    if ended is None and without:
+        ended = f"OUT OF MEMORY with {', '.join(without)}"
     return Outcome(engine, series, ended, interrupted)
+
+
+def _sweep(
+    engine: Engine,
+    job: Job,
+    ids: Tensor,
+    trial: Trial,
+    clock: Clock,
+    before: int,
+    series: list[Series],
+    jobs: Sequence[Job],
+) -> None:
+    """One job, whose series is added; what it allocates is gone afterwards. jobs: all, to tell how long they take."""
+    from draftwood.bench.clock import duration
+    from draftwood.bench.suites.ctx import Sweep
+
+    sweep = Sweep(engine, short(job.draft), job.kv, ids, job.points, trial, clock, before)
+    seconds = sweep.estimate()
+    what = sweep.series.kv if trial.name == "ar" else f"{sweep.series.kv}, draft {sweep.series.draft}"
+    whole = _whole(jobs, seconds)
+    note(f"{what}: at most about {duration(seconds)}{whole}; {duration(clock.elapsed)} so far")
+    series.append(sweep.series)
+    with steps(2 * len(job.points)) as begin:
+        for _ in sweep.run(begin):
+            clock.check()
 
 
 def _whole(jobs: Sequence[Job], seconds: float) -> str:
     """How long all jobs take if each goes like the first one, which took `seconds`, by the tokens that they read."""
     from draftwood.bench.clock import duration
 
-    if len(jobs) == 1:
+    if len(jobs) < 2:
         return ""
     share = sum(job.points[-1].tokens for job in jobs) / jobs[0].points[-1].tokens
     return f", all {len(jobs)} about {duration(seconds * share)} if they go alike"
