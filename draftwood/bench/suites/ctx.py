@@ -205,8 +205,8 @@ class Sweep:
         """
         longest = self.points[-1].tokens
         probe = min(PASS_TOKENS, max(GRANULE, longest // 8 // GRANULE * GRANULE))
-        for first in {min(self.points[0].tokens, PASS_TOKENS), probe}:
-            self._probe(0, first)  # compiles
+        for length in {min(self.points[0].tokens, PASS_TOKENS), probe}:
+            self._probe(0, length)  # compiles
         near, far = self._probe(0, probe), self._probe(longest - probe, probe)
         slope = (far[0] - near[0]) / max(longest - probe, 1)
         total = sum(near[0] + slope * place for place in range(0, longest, probe))
