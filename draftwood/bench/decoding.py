@@ -11,9 +11,8 @@ from draftwood.cache.sequence import Sequence
 from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.params import SamplingParams
 from draftwood.decode.round import Decoder
-from draftwood.decode.sampling import KeyedDraw, Sampler
-from draftwood.engine.runner import Runner, assumption
-from draftwood.errors import UsageError
+from draftwood.decode.sampling import Sampler
+from draftwood.engine.runner import Runner
 from draftwood.models.base import Model
 
 WARM_UP = 3
@@ -21,30 +20,17 @@ WARM_UP = 3
 
 
 class Decoding:
-    """The rounds of one sequence with one drafter; graphs are kept from one beginning to the next.
+    """The rounds of one sequence with one drafter. runner: what captures them, None for rounds that need the host."""
 
-    assumed: tokens that a drafted round is told to decide on average, None for what the target says; a UsageError
-    where rounds are not captured.
-    """
-
-    def __init__(self, model: Model, sequence: Sequence, drafter: Drafter, assumed: float | None = None) -> None:
-        self.model, self.sequence, self.drafter = model, sequence, drafter
+    def __init__(self, model: Model, sequence: Sequence, drafter: Drafter, runner: Runner | None) -> None:
+        self._model, self._sequence, self._drafter, self._runner = model, sequence, drafter, runner
         self._params = SamplingParams()
-        self._runner: Runner | None = None
-        if sequence.on_device and drafter.on_device:
-            told = None if assumed is None else assumption(assumed, model.device)
-            self._runner = Runner(model, sequence, drafter, KeyedDraw(model.device), told)
-        elif assumed is not None:
-            raise UsageError(
-                "an acceptance can be assumed in rounds captured on a GPU only, which these KV types, arithmetic or "
-                "this draft do not allow; leave them or --assume-acceptance out."
-            )
 
     def begin(self, pending: Tensor) -> Runner | Decoder:
         """What runs the rounds from the sequence's present end on, `pending` (int64 []) being the token after it."""
         if self._runner is None:
-            sampler = Sampler(self._params, self.model.spec.vocab, self.model.device, pending.reshape(1))
-            return Decoder(self.model, self.sequence, self.drafter, sampler, pending)
+            sampler = Sampler(self._params, self._model.spec.vocab, self._model.device, pending.reshape(1))
+            return Decoder(self._model, self._sequence, self._drafter, sampler, pending)
         self._runner.begin(self._params)
         self._runner.pending.copy_(pending)
         return self._runner

@@ -15,7 +15,7 @@ from draftwood.engine.sources import open_draft
 from draftwood.planner import inventory, plan
 from draftwood.planner.hardware import MIB, TIMEOUT
 from draftwood.planner.inventory import Draft, Target
-from draftwood.planner.plan import KVPair, Setup
+from draftwood.planner.plan import Setup
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def in_use() -> int:
     return int(said) * MIB if said.isdigit() else 0
 
 
-def measure(engine: Engine, kv: KVPair, capacity: int, rows: int, before: int) -> Memory | None:
-    """The peak since `forget`, and the plan for `capacity` tokens over `kv` and passes of `rows` rows; None on a CPU.
+def measure(engine: Engine, capacity: int, rows: int, before: int) -> Memory | None:
+    """The peak since `forget`, and the plan for `capacity` tokens and passes of `rows` rows; None on a CPU.
 
     before: bytes that others had in use. The allocator keeps what it has taken, so its own peak stands for what it had
     between two looks at the driver's count.
@@ -49,7 +49,7 @@ def measure(engine: Engine, kv: KVPair, capacity: int, rows: int, before: int) -
     config, target = engine.config, inventory.target_of(engine.target.source, engine.target.name)
     options = config.draft_causal, config.tap_shift, config.draft_window
     draft = None if config.draft is None else draft_facts(config.draft, target, config.draft, *options)
-    setup = Setup(target, draft, kv, pick_draft_kv(config.draft_kv, engine.device), capacity, rows)
+    setup = Setup(target, draft, engine.kv, pick_draft_kv(config.draft_kv, engine.device), capacity, rows)
     return Memory(peak, sum(plan.parts(setup).values()))
 
 
@@ -67,9 +67,9 @@ def of_device(device: str) -> int:
     return machine_memory() if device == "cpu" else torch.cuda.get_device_properties(0).total_memory
 
 
-def forget(device: str) -> None:
+def forget() -> None:
     """Give back what a measurement that is over has left, and start the peak anew."""
     gc.collect()
-    if device != "cpu":
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

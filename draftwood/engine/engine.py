@@ -267,6 +267,11 @@ class Engine:
             self._busy = False
             self.last_statistics = figures()
 
+    def captured(self, drafts: bool) -> Runner | None:
+        """What runs greedy requests on the engine's own sequence, with its draft or without; None where rounds need the
+        host."""
+        return self._runner(self.drafter if drafts else self._plain, SamplingParams())
+
     def _runner(self, drafter: Drafter, params: SamplingParams) -> Runner | None:
         """Captured rounds with this drafter, where the device, the drafter and what the request asks for allow them."""
         if self.device == "cpu" or not drafter.on_device or not KeyedDraw.serves(params):

@@ -100,7 +100,7 @@ def test_limits_by_the_clock() -> None:
 
 
 def tiny(device: str, draft: str | None, **options: Any) -> Engine:
-    return Engine.load(TINY, draft, max_context=512, device=device, **options)
+    return Engine.load(TINY, draft, max_context=384, device=device, **options)
 
 
 @pytest.mark.parametrize("draft", ["lookup", f"{TINY}-dflash:q8_0"])
@@ -110,11 +110,12 @@ def test_decoding_leaves_the_growing_prompt_as_it_was(device: str, draft: str) -
     at, trial = [Point(n, n) for n in (64, 192, 320)], Trial("chain:7", CHAIN, 24, repeats=2)
     ids = torch.tensor(long.repeated(engine.tokenizer, 320).ids)
     labels: list[str] = []
-    sweep = Sweep(engine, draft, kv_pair("f16"), ids, at, trial, Clock())
+    sweep = Sweep(engine, draft, ids, at, trial, Clock())
     assert sweep.estimate() > 0
     rows = list(sweep.run(labels.append))
     assert [found.point for found in rows] == at and rows == sweep.series.rows
     assert len(labels) == 6 and sweep.series.capacity == 384
+    left = sweep.sequence.snapshot()
     params = SamplingParams(max_tokens=25, ignore_eos=True)  # reading decides the first one
     for found in rows:
         own = engine.generate(ids[: found.point.tokens].tolist(), params, method="ar").token_ids[1:]
@@ -122,10 +123,10 @@ def test_decoding_leaves_the_growing_prompt_as_it_was(device: str, draft: str) -
         assert found.drafted is not None and list(found.drafted.token_ids) == own
         assert found.read_seconds > 0 and found.plain.acceptance_length == 1
         assert (found.memory is None) == (device == "cpu")
-    fresh = Sweep(engine, draft, kv_pair("f16"), ids, at[-1:], trial, Clock())
+    fresh = Sweep(engine, draft, ids, at[-1:], trial, Clock())
     fresh.drafter.start(fresh._ids)
     fresh._read(fresh._ids)
-    assert same(fresh.sequence.snapshot(), sweep.sequence.snapshot())
+    assert same(fresh.sequence.snapshot(), left)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -148,7 +149,7 @@ def test_a_drafter_without_marks_says_so() -> None:
 
 def test_rounds_that_differ_are_told() -> None:
     engine, trial = tiny("cpu", "lookup"), Trial("tree:7", CHAIN, 3)
-    sweep = Sweep(engine, "lookup", kv_pair("f32"), torch.arange(64), [Point(64, 64)], trial, Clock())
+    sweep = Sweep(engine, "lookup", torch.arange(64), [Point(64, 64)], trial, Clock())
     texts = [[[1, 2, 3], [1, 2, 3]], [[1, 2, 3], [1, 2, 4]]]
     assert list(sweep._differences(Point(64, 64), texts)) == ["f32, 64, tree:7: token 2 is 4 instead of 3"]
 
@@ -156,7 +157,7 @@ def test_rounds_that_differ_are_told() -> None:
 def test_an_assumed_acceptance_needs_captured_rounds() -> None:
     trial = Trial("chain:7", CHAIN, 3, assumed=2.0)
     with pytest.raises(UsageError, match="leave them or --assume-acceptance out"):
-        Sweep(tiny("cpu", "lookup"), "lookup", kv_pair("f32"), torch.arange(64), [Point(64, 64)], trial, Clock())
+        Sweep(tiny("cpu", "lookup"), "lookup", torch.arange(64), [Point(64, 64)], trial, Clock())
 
 
 def test_types_without_captured_rounds_are_told_before_the_long_part() -> None:
@@ -166,7 +167,7 @@ def test_types_without_captured_rounds_are_told_before_the_long_part() -> None:
 
 def test_plain_decoding_alone() -> None:
     trial = Trial("ar", ROOT_ONLY, 3)
-    sweep = Sweep(tiny("cpu", None), "none", kv_pair("f32"), torch.arange(64), [Point(64, 64)], trial, Clock())
+    sweep = Sweep(tiny("cpu", None), "none", torch.arange(64), [Point(64, 64)], trial, Clock())
     [found] = sweep.run(lambda label: None)
     assert found.drafted is None and sweep.series.draft == "none"
     lines = ctx_report.table(sweep.series, trial, [sweep.series])
@@ -265,13 +266,13 @@ def missing(*arguments: Any, **options: Any) -> None:
 def test_the_peak_is_the_driver_s_with_the_allocator_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two looks the allocator had 7 of its bytes more than it has now; others had 5 before."""
     engine = tiny("cpu", f"{TINY}-dflash:q8_0")
-    assert memory.measure(engine, kv_pair("q8_0"), 512, 8, 0) is None
+    assert memory.measure(engine, 512, 8, 0) is None
     monkeypatch.setattr(engine, "device", "cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 20)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 27)
-    found = memory.measure(engine, kv_pair("q8_0"), 512, 8, 5)
-    longer = memory.measure(engine, kv_pair("q8_0"), 4096, 8, 5)
+    found = memory.measure(engine, 512, 8, 5)
+    longer = memory.measure(engine, 4096, 8, 5)
     assert found is not None and found.peak == 42 and found.planned > GIB
     assert longer is not None and longer.planned > found.planned
 
@@ -363,7 +364,7 @@ def test_ctx_with_several_drafts_and_a_text(tmp_path: Path, capsys: pytest.Captu
 def ending(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Ends the measurement, by the limit or by Ctrl-C, with the nth row."""
 
-    def arrange(rows: int, error: type[BaseException]) -> None:
+    def arrange(rows: int, error: BaseException | type[BaseException]) -> None:
         made, row_of = itertools.count(), Sweep._row
 
         def counted(self: Sweep, *arguments: Any) -> Row:
@@ -403,14 +404,14 @@ def test_an_early_end_with_nothing_to_show(model: str, ending: Any, capsys: pyte
 
 
 def test_a_type_without_room_leaves_the_others(model: str, ending: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    ending(1, torch.OutOfMemoryError)
+    ending(1, torch.OutOfMemoryError("CUDA out of memory. Tried\nthis"))
     assert main(["bench", "ctx", "--target", model, *COMMON, "--kv", "f16,q8_0"]) == 0
     out = capsys.readouterr().out
     assert [len(one["rows"]) for one in last_line(out)["series"]] == [1, 3]
-    assert "OUT OF MEMORY with f16 with lookup: what was measured until then" in out
-    ending(0, torch.OutOfMemoryError)
+    assert "NO MEMORY for f16 with lookup: what was measured until then" in out
+    ending(0, torch.OutOfMemoryError("CUDA out of memory."))
     assert main(["bench", "ctx", "--target", model, *COMMON]) == 1
-    assert "memory ran out before a first row" in capsys.readouterr().err
+    assert "there is not enough memory" in capsys.readouterr().err
 
 
 def test_different_tokens_show_no_speed(

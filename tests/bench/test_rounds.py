@@ -209,7 +209,7 @@ def forgiving(state: RecurrentState, length: int) -> None:
 
 
 def test_rounds_are_gated_and_timed(tiny: Engine) -> None:
-    timed = suite.Rounds(tiny, kv_pair("f32"), 1024, 3.5, prefill=False)
+    timed = suite.Rounds(tiny, 1024, 3.5, prefill=False)
     runs, names = [], ("tree:20", "chain:7", "ar")
     for name in names:
         timed.gate(suite.wanted(name))
@@ -235,6 +235,7 @@ def test_on_the_command_line(
 
     def opened(*arguments: Any, **options: Any) -> Engine:
         loads.append((arguments, options))
+        tiny.kv = kv_pair("/".join(arguments[2]))
         return tiny
 
     monkeypatch.setattr("draftwood.cli.bench.rounds.open_engine", opened)
@@ -242,9 +243,10 @@ def test_on_the_command_line(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     flags = ["--rows-list", "tree:5,ar", "--contexts", "64,0.125K", "--assume-acceptance", "2.5", "--kv", "f16,f32"]
     assert main(["bench", "round", *flags, "--png", str(tmp_path / "r.png")]) == 0
-    [(arguments, options)] = loads
-    assert arguments == ("synthetic:qwen3.6-27b", "synthetic:qwen3.6-27b-dflash:q8_0")
-    assert (options["assume_acceptance"], options["device"], options["max_context"] > 128) == (2.5, "cuda", True)
+    assert [arguments[2] for arguments, _ in loads] == [("f16", "f16"), ("f32", "f32")]
+    arguments, options = loads[0]
+    assert arguments[:2] == ("synthetic:qwen3.6-27b", "synthetic:qwen3.6-27b-dflash:q8_0")
+    assert options == {"assume_acceptance": 2.5} and arguments[5] == "cuda"
     out = capsys.readouterr().out
     line = json.loads(out.splitlines()[-1])
     assert [(row["kv"], row["context"], row["round"]) for row in line["rounds"]] == [
@@ -255,21 +257,21 @@ def test_on_the_command_line(
 
 
 def test_a_read_context_grows(tiny: Engine) -> None:
-    timed = suite.Rounds(tiny, kv_pair("f32"), 1024, None, prefill=True)
+    timed = suite.Rounds(tiny, 1024, None, prefill=True)
     timed.start(100)
     starts = [timed.measure(suite.wanted(name), 100, 9).start for name in ("ar", "ar")]
     assert starts == [101, 101 + 28 + 1]
 
 
 def test_rounds_that_differ_show_no_time(tiny: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    timed, calls = suite.Rounds(tiny, kv_pair("f32"), 1024, None, prefill=False), iter(range(2, 99))
+    timed, calls = suite.Rounds(tiny, 1024, None, prefill=False), iter(range(2, 99))
     monkeypatch.setattr(suite, "_begin", lambda runner: runner.pending.fill_(next(calls)))
     with pytest.raises(DraftwoodError, match="differ"):
         timed.gate(suite.wanted("ar"))
 
 
 def test_shapes_that_cannot_be_are_refused(tiny: Engine) -> None:
-    timed = suite.Rounds(tiny, kv_pair("f32"), 256, 5.0, prefill=False)
+    timed = suite.Rounds(tiny, 256, 5.0, prefill=False)
     with pytest.raises(UsageError, match="chains have 7"):
         timed.shape(suite.wanted("chain:9"))
     with pytest.raises(UsageError, match=r"is 5, but a round with 3 guesses decides at most 4"):
@@ -281,7 +283,7 @@ def test_shapes_that_cannot_be_are_refused(tiny: Engine) -> None:
 def test_rounds_on_the_host_are_refused() -> None:
     engine = Engine.load(TINY, max_context=128, dtype="float32")
     with pytest.raises(UsageError, match="times captured rounds, which this arithmetic or KV type does not"):
-        suite.Rounds(engine, engine.kv, 128, None, prefill=False)
+        suite.Rounds(engine, 128, None, prefill=False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what is said without a GPU")

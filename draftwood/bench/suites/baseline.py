@@ -20,8 +20,10 @@ from draftwood.batch import GRANULE
 from draftwood.bench.decoding import WARM_UP, Decoding, now
 from draftwood.cache.sequence import Sequence as SequenceState
 from draftwood.decode.drafters.none import NoDrafter
+from draftwood.decode.sampling import KeyedDraw
 from draftwood.decode.tree import ROOT_ONLY
 from draftwood.engine.engine import Engine
+from draftwood.engine.runner import Runner
 from draftwood.errors import UsageError
 from draftwood.prefill.dense import read_prompt
 
@@ -157,7 +159,9 @@ def _read(engine: Engine, sequence: SequenceState, ids: Tensor) -> float:
 def _decoder(engine: Engine, sequence: SequenceState) -> Callable[[Test], float]:
     """What gives the seconds of a plain decoding from the sequence's state."""
     first = torch.tensor(_FIRST, device=engine.device)
-    decoding = Decoding(engine.target.model, sequence, NoDrafter())
+    model = engine.target.model
+    runner = Runner(model, sequence, NoDrafter(), KeyedDraw(engine.device)) if sequence.on_device else None
+    decoding = Decoding(model, sequence, NoDrafter(), runner)
 
     def decode(test: Test) -> float:
         decoder = decoding.begin(first)

@@ -7,7 +7,7 @@ on from the prompt's own tokens, as if nothing had been decoded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,7 +25,6 @@ from draftwood.decode.device_round import nodes_of
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
 from draftwood.engine.engine import Engine
-from draftwood.engine.loader import load_drafter
 from draftwood.errors import UsageError
 from draftwood.planner.plan import KVPair
 from draftwood.planner.report import size_name
@@ -143,14 +142,6 @@ def usual_contexts(device: str, ends: int) -> list[int]:
     return [context for context in CONTEXTS[device] if context <= ends]
 
 
-def exchange_draft(engine: Engine, draft: str) -> None:
-    """Let an engine draft with another one (as in `EngineConfig`); the one before goes first."""
-    engine.drafter = NoDrafter()
-    memory.forget(engine.device)
-    engine.config = replace(engine.config, draft=draft)
-    engine.drafter = load_drafter(engine.config, engine.target.model, engine.device)
-
-
 def require_captured(engine: Engine, pairs: Sequence[KVPair]) -> None:
     """A UsageError for KV types whose rounds are not captured, as an assumed acceptance needs."""
     for pair in dict.fromkeys(pairs):
@@ -162,10 +153,11 @@ def require_captured(engine: Engine, pairs: Sequence[KVPair]) -> None:
 
 
 class Sweep:
-    """One KV type with the engine's draft, read and decoded at all points in turn.
+    """An engine's KV types with its draft, read and decoded at all points in turn.
 
-    draft: what to call it. ids: int64, the prompt, as long as the last point at least. clock: looked at before every
-    pass and round. before: bytes of the GPU's memory that others had in use.
+    Its context must hold the last point and the answer. draft: what to call it. ids: int64, the prompt, as long as the
+    last point at least. clock: looked at before every pass and round. before: bytes of the GPU's memory that others had
+    in use.
     """
 
     @torch.inference_mode()
@@ -173,7 +165,6 @@ class Sweep:
         self,
         engine: Engine,
         draft: str,
-        kv: KVPair,
         ids: Tensor,
         at: Sequence[Point],
         trial: Trial,
@@ -181,18 +172,28 @@ class Sweep:
         before: int = 0,
     ) -> None:
         model = engine.target.model
-        self.engine, self.kv, self.points, self.trial = engine, kv, list(at), trial
+        self.engine, self.points, self.trial = engine, list(at), trial
         self.model, self.device, self._clock, self._before = model, engine.device, clock, before
         drafts = trial.shape != ROOT_ONLY
         self.drafter = engine.drafter if drafts else NoDrafter()
-        self.sequence = model.new_sequence(kv, at[-1].tokens + trial.n_gen)
+        runner, drafted = engine.captured(False), engine.captured(True) if drafts else None
+        if trial.assumed is not None and drafted is None:
+            raise UsageError(
+                "an acceptance can be assumed in rounds captured on a GPU only, which these KV types, arithmetic or "
+                "this draft do not allow; leave them or --assume-acceptance out."
+            )
+        self.sequence = (
+            model.new_sequence(engine.kv, at[-1].tokens + trial.n_gen) if runner is None else runner.sequence
+        )
+        if runner is not None:
+            self.sequence.truncate(0)
         self._ids = ids[: at[-1].tokens].to(model.device)
-        self._plain = Decoding(model, self.sequence, NoDrafter())
-        self._drafted = Decoding(model, self.sequence, self.drafter, trial.assumed) if drafts else None
+        self._plain = Decoding(model, self.sequence, NoDrafter(), runner)
+        self._drafted = Decoding(model, self.sequence, self.drafter, drafted) if drafts else None
         self._start = self.sequence.mark()
         self.series = Series(
-            kv_label(kv),
-            sum(kind.bits(model.spec.head_dim) for kind in kv) / 2,
+            kv_label(engine.kv),
+            sum(kind.bits(model.spec.head_dim) for kind in engine.kv) / 2,
             draft if drafts else "none",
             self.sequence.capacity,
         )
@@ -270,7 +271,7 @@ class Sweep:
             seconds,
             made[0],
             made[1] if len(made) > 1 else None,
-            memory.measure(self.engine, self.kv, self.series.capacity, nodes_of(self.trial.shape), self._before),
+            memory.measure(self.engine, self.series.capacity, nodes_of(self.trial.shape), self._before),
             tuple(self._differences(point, texts)),
         )
 

@@ -32,7 +32,6 @@ from draftwood.engine.engine import Engine
 from draftwood.engine.graphs import capture
 from draftwood.engine.runner import Runner, assumption, check_assumed
 from draftwood.errors import DraftwoodError, UsageError
-from draftwood.planner.plan import KVPair
 from draftwood.planner.report import size_name
 from draftwood.prefill.dense import read_prompt
 
@@ -146,16 +145,15 @@ def complaint(outcome: RoundOutcome, shape: TreeShape, max_depth: int, vocab: in
 class Rounds:
     """The rounds of an engine's target and draft on one sequence. A UsageError where they are not captured.
 
-    kv: types of its K and V. assumed: tokens that a drafted round decides on average, None for what the target says.
-    prefill: contexts are read.
+    assumed: tokens that a drafted round decides on average, None for what the target says. prefill: contexts are read.
     """
 
     @torch.inference_mode()
-    def __init__(self, engine: Engine, kv: KVPair, capacity: int, assumed: float | None, prefill: bool) -> None:
+    def __init__(self, engine: Engine, capacity: int, assumed: float | None, prefill: bool) -> None:
         self.model, self.drafter = engine.target.model, engine.drafter
         self.assumed, self.prefill = assumed, prefill
-        self.sequence = self.model.new_sequence(kv, capacity)
-        self.kv = kv_label(kv)
+        self.sequence = self.model.new_sequence(engine.kv, capacity)
+        self.kv = kv_label(engine.kv)
         if not self.sequence.on_device or not self.drafter.on_device:
             who = f"the draft {self.drafter.name!r}" if self.sequence.on_device else "this arithmetic or KV type"
             raise UsageError(f"bench round times captured rounds, which {who} does not allow; bench he times others.")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from draftwood.cli import options
 from draftwood.cli.bench import sweeping
+from draftwood.cli.bench.measurement import Job, Measurement, Wishes, require_sound
 from draftwood.cli.loading import open_engine
 from draftwood.cli.terminal import plain
+
+if TYPE_CHECKING:
+    from draftwood.engine.engine import Engine
 
 
 def ctx(
@@ -48,30 +52,33 @@ def ctx(
     clock = Clock(None if limit is None else parse_limit(limit))
     pairs = sweeping.pairs_of(kv, cache_type_k, cache_type_v)
     names = sweeping.drafts_of(target, draft, draft_quant)
-    from draftwood.bench import ctx_picture, ctx_report, kv_picture, memory, report
+    from draftwood.bench import ctx_picture, ctx_report, kv_picture, report
     from draftwood.engine.loader import pick_kv
 
     if out is not None:
         kv_picture.blank()  # before the long part
     where, _, points = sweeping.ground(target, contexts, pairs, round_, n_gen, assume_acceptance, device)
     pairs = pairs or [pick_kv("auto", where)]
-    before = memory.in_use()
-    engine = open_engine(
-        target,
-        names[0],
-        draft_kv=(draft_type_k, draft_type_v),
-        max_context=points[-1].tokens + n_gen,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        assume_acceptance=assume_acceptance,
-    )
-    prompt = sweeping.prompt_of(engine, text, points[-1].tokens)
-    trial = sweeping.trial_of(engine, round_, n_gen, repeats, assume_acceptance)
-    jobs = [sweeping.Job(name, pair, tuple(points)) for name in names for pair in pairs]
-    done = sweeping.measure(engine, jobs, prompt, trial, clock, before)
-    sweeping.require_sound(done)
-    given = ctx_report.Conditions(done.facts, done.engine.synthetic, trial, prompt, report.commit(), done.ended)
+
+    def load(job: Job) -> Engine:
+        return open_engine(
+            target,
+            job.draft,
+            (job.kv[0].name, job.kv[1].name),
+            (draft_type_k, draft_type_v),
+            job.points[-1].tokens + n_gen,
+            device,
+            dtype,
+            threads=threads,
+            assume_acceptance=assume_acceptance,
+        )
+
+    jobs = [Job(name, pair, tuple(points)) for name in names for pair in pairs]
+    wishes = Wishes(round_, n_gen, repeats, text, assume_acceptance)
+    done = Measurement(load, jobs, wishes, clock).run()
+    require_sound(done)
+    trial = done.trial
+    given = ctx_report.Conditions(done.facts, done.synthetic, trial, done.prompt, report.commit(), done.ended)
     line = json.dumps(ctx_report.as_json(given, done.series))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from draftwood.cli import options
 from draftwood.cli.bench import sweeping
+from draftwood.cli.bench.measurement import Job, Measurement, Wishes, require_sound
 from draftwood.cli.loading import draft_located, kv_name, open_engine
 from draftwood.cli.terminal import plain
+
+if TYPE_CHECKING:
+    from draftwood.engine.engine import Engine
 
 
 def guide(
@@ -66,7 +70,6 @@ def guide(
     if out is not None:
         kv_picture.blank()  # before the long part
     where, about, points = sweeping.ground(target, contexts, pairs, round_, n_gen, assume_acceptance, device)
-    before = memory.in_use()
     whole = room or memory.of_device(where)
     budget = None if round_ is None else sweeping.parsed(round_).budget
     there = suite.Room(about, whole, hardware.usable(whole), budget, pick_draft_kv(own, where), n_gen)
@@ -74,27 +77,29 @@ def guide(
     planned = {name: there.weigh(sweeping.short(name), facts, pairs, points) for name, facts in drafts.items()}
     suite.require_some(list(planned.values()), there)
     jobs = [
-        sweeping.Job(name, pair, fitting)
+        Job(name, pair, fitting)
         for name, found in planned.items()
         for pair in pairs
         if (fitting := found.fitting(pair))
     ]
-    longest = max(job.points[-1].tokens for job in jobs)
-    engine = open_engine(
-        target,
-        jobs[0].draft,
-        draft_kv=(draft_type_k, draft_type_v),
-        max_context=longest + n_gen,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        assume_acceptance=assume_acceptance,
-    )
-    prompt = sweeping.prompt_of(engine, text, longest)
-    trial = sweeping.trial_of(engine, round_, n_gen, repeats, assume_acceptance)
-    done = sweeping.measure(engine, jobs, prompt, trial, clock, before)
-    sweeping.require_sound(done)
-    given = ctx_report.Conditions(done.facts, done.engine.synthetic, trial, prompt, report.commit(), done.ended)
+
+    def load(job: Job) -> Engine:
+        return open_engine(
+            target,
+            job.draft,
+            (job.kv[0].name, job.kv[1].name),
+            (draft_type_k, draft_type_v),
+            job.points[-1].tokens + n_gen,
+            device,
+            dtype,
+            threads=threads,
+            assume_acceptance=assume_acceptance,
+        )
+
+    wishes = Wishes(round_, n_gen, repeats, text, assume_acceptance)
+    done = Measurement(load, jobs, wishes, clock).run()
+    require_sound(done)
+    given = ctx_report.Conditions(done.facts, done.synthetic, done.trial, done.prompt, report.commit(), done.ended)
     entries = suite.entries(list(planned.values()), done.series, points)
     fits = guide_report.fits(there, "--vram" if room else "this machine's memory" if where == "cpu" else "the GPU's")
     line = json.dumps(guide_report.as_json(entries, given, there.usable, done.series))

@@ -76,34 +76,36 @@ def rounds(
     limits = measure_limits()
     capacity = max(lengths) + suite.room(len(asked), repeats)
     pairs = pairs or [pick_kv("auto", options.DeviceName.cuda)]
-    engine = open_engine(
-        target,
-        draft,
-        draft_kv=(draft_type_k, draft_type_v),
-        max_context=capacity,
-        device=options.DeviceName.cuda,
-        assume_acceptance=assume_acceptance,
-    )
     runs, alone = [], []
-    with steps(len(pairs) * (len(asked) + len(lengths) * (1 + len(asked)))) as begin:
-        for pair in pairs:
-            memory.forget(engine.device)
-            timed, name = suite.Rounds(engine, pair, capacity, assume_acceptance, prefill), kv_label(pair)
+    for pair in pairs:
+        engine = open_engine(
+            target,
+            draft,
+            (pair[0].name, pair[1].name),
+            (draft_type_k, draft_type_v),
+            capacity,
+            options.DeviceName.cuda,
+            assume_acceptance=assume_acceptance,
+        )
+        timed = suite.Rounds(engine, capacity, assume_acceptance, prefill)
+        for one in asked:
+            timed.shape(one)  # what cannot be is said before the gates, which take a while
+        with steps(len(asked) + len(lengths) * (1 + len(asked))) as begin:
             for one in asked:
-                timed.shape(one)  # what cannot be is said before the gates, which take a while
-            for one in asked:
-                begin(f"{name}: gates: {one.name}")
+                begin(f"{timed.kv}: gates: {one.name}")
                 timed.gate(one)
             for length in lengths:
-                begin(f"{name}: context {length}: the model's pass")
+                begin(f"{timed.kv}: context {length}: the model's pass")
                 timed.start(length)
                 alone.append(timed.passes(length, repeats))
                 for one in asked:
-                    begin(f"{name}: context {length}: {one.name}")
+                    begin(f"{timed.kv}: context {length}: {one.name}")
                     runs.append(timed.measure(one, length, repeats))
-            del timed
-    facts = engine.describe() | {"kv": ", ".join(map(kv_label, pairs))}
-    given = suite.Conditions(facts, engine.synthetic, limits, report.commit(), repeats, prefill, assume_acceptance)
+        facts, synthetic = engine.describe(), engine.synthetic
+        del timed, engine  # before the next one is loaded
+        memory.forget()
+    facts["kv"] = ", ".join(map(kv_label, pairs))
+    given = suite.Conditions(facts, synthetic, limits, report.commit(), repeats, prefill, assume_acceptance)
     if png is not None:
         rounds_picture.draw(runs, f"{given.facts['target']} on {limits.device}", png)
     result = json.dumps(suite.as_json(given, runs, alone))
