@@ -108,6 +108,17 @@ class Sequence:
         for state, saved in zip(self.states, states, strict=True):
             state.restore(saved)
 
+    def mark(self) -> Any:
+        """What `rewind` needs to come back here after more tokens were committed; rows of K and V are not copied."""
+        return self.length, [state.mark() for state in self.states]
+
+    def rewind(self, mark: Any) -> None:
+        """Drop what was committed since a mark, and let states be what they were."""
+        length, states = mark
+        for state, saved in zip(self.states, states, strict=True):
+            state.rewind(saved)
+        self._advance(length - self.length)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all long-lived buffers."""

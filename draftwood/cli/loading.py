@@ -36,7 +36,7 @@ def open_engine(
     from draftwood.engine.sources import located
 
     target = located(target)
-    draft_name = None if draft is None else _draft(draft)
+    draft_name = None if draft is None else draft_located(draft)
     with waiting(f"loading {Path(target).name}") if spinner else nullcontext():
         from draftwood.engine.engine import Engine
 
@@ -66,8 +66,8 @@ def kv_name(key_type: str | None, value_type: str | None) -> str | None:
     return f"{kv_spec(key).name}/{kv_spec(value).name}"
 
 
-def _draft(draft: str) -> str:
-    """The name of a drafter that needs no file, or what `open_draft` takes."""
+def draft_located(draft: str) -> str:
+    """The name of a drafter that needs no file, or what `open_draft` takes, fetched if need be."""
     from draftwood.decode.drafters.registry import named_drafter
     from draftwood.engine.fetch import DRAFTS
     from draftwood.engine.sources import located

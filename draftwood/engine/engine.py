@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from draftwood.batch import MAX_ROWS, PASS_TOKENS, ForwardInput
+from draftwood.cache.registry import kv_label
 from draftwood.cache.sequence import Sequence as SequenceState
-from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.params import SamplingParams
@@ -216,8 +216,8 @@ class Engine:
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "dtype": self.config.dtype,
             "weight_form": ", ".join(f"{form} {100 * share:.0f} %" for form, share in forms),
-            "kv": _kv_name(self.kv),
-            "draft_kv": _kv_name(pick_draft_kv(self.config.draft_kv, self.device)),
+            "kv": kv_label(self.kv),
+            "draft_kv": kv_label(pick_draft_kv(self.config.draft_kv, self.device)),
             "max_context": self.config.max_context,
             "threads": torch.get_num_threads(),
             **self._places(),
@@ -342,6 +342,11 @@ class Engine:
         self.sequence.truncate(0)
         return self.sequence
 
+    def captured(self, drafts: bool) -> Runner | None:
+        """What runs greedy requests on the engine's own sequence, with its draft or without; None where rounds need the
+        host."""
+        return self._runner(self.drafter if drafts else self._plain, SamplingParams())
+
     def _runner(self, drafter: Drafter, params: SamplingParams) -> Runner | None:
         """Captured rounds with this drafter, where the device, the drafter and what the request asks for allow them."""
         if self.device == "cpu" or not drafter.on_device or not KeyedDraw.serves(params):
@@ -437,8 +442,3 @@ class Plan:
 def _labelled(name: str, synthetic: bool) -> str:
     """A model's name, which says so where its weights are made up (DESIGN law 5)."""
     return f"{name} (synthetic)" if synthetic and known.SYNTHETIC not in name else name
-
-
-def _kv_name(kinds: tuple[KVSpec, KVSpec]) -> str:
-    """One name, or both as in "q8_0/f16" where K and V differ."""
-    return "/".join(dict.fromkeys(kind.name for kind in kinds))

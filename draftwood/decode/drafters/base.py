@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -81,6 +82,14 @@ class Drafter(ABC):
 
         pending: int64 [], decided but in no cache yet.
         """
+
+    def mark(self) -> Any:
+        """What `rewind` needs to come back here after more rows were observed."""
+        raise NotImplementedError(f"{self.name} cannot be marked")
+
+    def rewind(self, mark: Any) -> None:
+        """Forget the rows observed since a mark."""
+        raise NotImplementedError(f"{self.name} cannot be marked")
 
     @property
     def on_device(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -63,6 +65,19 @@ class DFlashDrafter(Drafter):
             self.model.project(pieces[0] if len(pieces) == 1 else torch.cat(pieces), self.context)
             if self._device is not None:
                 self._device.settle()
+
+    def mark(self) -> Any:
+        """See Drafter."""
+        self._project()
+        return [state.mark() for state in self.context.states]
+
+    def rewind(self, mark: Any) -> None:
+        """See Drafter."""
+        self._waiting = []
+        for state, saved in zip(self.context.states, mark, strict=True):
+            state.rewind(saved)
+        if self._device is not None:
+            self._device.settle()
 
     @torch.inference_mode()
     def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
