@@ -25,8 +25,11 @@ SYSFS = Path("/sys/class/drm")
 DRIVER = 685 * MIB
 """The driver's context with torch, cuBLAS and 40 Triton kernels: measured on an H100 (torch 2.11, CUDA 13)."""
 
-GRAPHS = 96 * MIB
-"""Six captured graphs of 1,200 launches each: measured there too."""
+GRAPH = 16 * MIB
+"""What the driver keeps for a captured graph of 1,200 launches: measured there too, six at once."""
+
+GRAPHS = 8 * GRAPH
+"""Those that an engine captures when it is loaded: the most shapes that `auto` chooses from (`tests/engine` counts)."""
 
 MARGIN = 256 * MIB
 """For what an allocator rounds up and cannot join again."""

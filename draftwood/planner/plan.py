@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from draftwood.buffers import total
-from draftwood.cache.registry import KV_TYPES
+from draftwood.cache.registry import KV_TYPES, kv_label
 from draftwood.cache.spec import KVSpec
 from draftwood.models import buffers
 from draftwood.models.pass_buffers import pass_buffers
@@ -181,7 +181,7 @@ class Row:
     @property
     def kv_short(self) -> str:
         """One name, or both where K and V differ."""
-        return "/".join(dict.fromkeys(kind.name for kind in self.kv))
+        return kv_label(self.kv)
 
     @property
     def draft_name(self) -> str:

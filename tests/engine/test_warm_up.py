@@ -13,12 +13,15 @@ import torch
 from draftwood import Engine
 from draftwood.cache.registry import kv_pair
 from draftwood.decode.drafters.none import NoDrafter
+from draftwood.decode.policy import arms_for
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
 from draftwood.engine import engine as engine_module
 from draftwood.engine import warm_up as module
+from draftwood.planner import hardware
 
 TINY = "synthetic:qwen3.6-27b-tiny"
 DRAFT = f"{TINY}-dflash:q8_0"
+KINDS: dict[str, Any] = {"chain": "chain", "tree": "best_first"}
 SHAPES = [ROOT_ONLY, TreeShape("chain", 3), TreeShape("best_first", 31), TreeShape("chain", 15)]
 
 
@@ -30,6 +33,22 @@ class NotingDrafter(NoDrafter):
 
     def observe(self, tokens: Any, features: Any) -> None:
         self.seen.append(len(tokens))
+
+
+def test_the_plan_has_room_for_every_graph_of_auto() -> None:
+    """What is captured depends on how far a draft looks ahead; from 15 guesses on there are no more shapes."""
+
+    def captured(max_depth: int) -> int:
+        shapes = {
+            arm.shape
+            for arm in arms_for(
+                max_depth, lambda kind, budget: TreeShape(KINDS[kind], budget), engine_module.AUTO_DEPTHS
+            )
+        }
+        return len(shapes)
+
+    assert captured(15) * hardware.GRAPH == hardware.GRAPHS
+    assert max(map(captured, range(64))) == captured(15) and captured(0) == 1
 
 
 @pytest.mark.parametrize(
