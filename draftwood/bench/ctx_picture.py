@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from draftwood.bench.ctx_report import named
 from draftwood.bench.kv_picture import blank
 from draftwood.bench.suites.ctx import Row, Series
 from draftwood.planner.hardware import GIB
@@ -46,10 +47,8 @@ def draw(series: Sequence[Series], title: str, path: Path) -> None:
         axes.minorticks_off()
         axes.set(title=name, ylim=(0, 1.08 * axes.dataLim.ymax))
         axes.grid(alpha=0.25)
-    lone = len({one.draft for one in series}) == 1
-    names = [one.kv if lone else f"{one.kv}, {one.draft}" for one in series]
-    what = "KV type" if lone else "KV type, draft"
-    figure.legend(figure.axes[1].lines, names, title=what, loc="outside lower center", ncols=4, fontsize="small")
+    names = [named(one, series) for one in series]
+    figure.legend(figure.axes[1].lines, names, title="KV type", loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(title, fontsize="medium")
     figure.savefig(path, dpi=120)
 

@@ -80,7 +80,7 @@ def legend(given: Conditions, series: Sequence[Series]) -> list[str]:
     if _has_memory(series):
         meanings["GiB"] = "most memory until then by the driver's count, without what others had in use before"
     else:
-        meanings["memory"] = "not shown: no driver counts it on a CPU, and the plan is one for GPUs"
+        meanings["memory"] = "not shown: it is planned, and counted by the driver, on a GPU with --dtype auto only"
     if any(_degenerate(row) for one in series for row in one.rows):
         meanings[_FLAG] = "the answer degenerates into repetition, which flatters acceptance and speed"
     return [f"{name:<8} {meaning}" for name, meaning in meanings.items()]
@@ -98,26 +98,28 @@ def table(one: Series, trial: Trial, series: Sequence[Series]) -> list[str]:
 def title(one: Series, trial: Trial, series: Sequence[Series]) -> str:
     """What a table is of, one of several."""
     how = "plain decoding" if trial.name == "ar" else trial.name
-    return f"KV {_named(one, series)} ({one.bits:.4g} bits a value), {how}, room for {size_name(one.capacity)} tokens"
+    kept, room = f"KV {named(one, series)} ({one.bits:.4g} bits a value)", f"room for {size_name(one.capacity)} tokens"
+    alike = len({other.places for other in series}) == 1
+    return ", ".join([kept, how, room, *(one.places if alike else ())])
 
 
 def comparison(series: Sequence[Series], trial: Trial) -> list[str]:
     """Milliseconds of a round by context: against the first context, and against the first series."""
     lines: list[str] = []
-    width = max(len(_named(one, series)) for one in series)
+    width = max(len(named(one, series)) for one in series)
     for what in ("plain", *(() if trial.name == "ar" else (trial.name,))):
         lines.append(f"ms a round, {what}" + (f", {ASSUMED}" if what != "plain" and trial.assumed is not None else ""))
         for one in series:
             times = _times(one, what)
             first = next(iter(times.values()), 1.0)
             cells = [f"{size_name(context)} {ms:.2f} ({ms / first:.2f}x)" for context, ms in times.items()]
-            lines.append(f"  {_named(one, series):<{width}}  {', '.join(cells)}")
+            lines.append(f"  {named(one, series):<{width}}  {', '.join(cells)}")
         base = _times(series[0], what)
         for one in series[1:]:
             shared = [(c, ms / base[c]) for c, ms in _times(one, what).items() if c in base]
             if shared:
                 cells = [f"{size_name(context)} {ratio:.2f}x" for context, ratio in shared]
-                lines.append(f"  {_named(one, series)} over {_named(series[0], series)}: {', '.join(cells)}")
+                lines.append(f"  {named(one, series)} over {named(series[0], series)}: {', '.join(cells)}")
     return lines
 
 
@@ -165,6 +167,7 @@ def series_json(one: Series) -> dict[str, Any]:
         "bits": one.bits,
         "draft": one.draft,
         "capacity": one.capacity,
+        "places": list(one.places),
         "rows": [_row_json(row) for row in one.rows],
     }
 
@@ -252,9 +255,10 @@ def _times(one: Series, what: str) -> dict[int, float]:
     return {context: found.round.middle for context, found in decoded.items() if found is not None}
 
 
-def _named(one: Series, series: Sequence[Series]) -> str:
-    """The KV type, with the draft where there are several."""
-    return one.kv if len({other.draft for other in series}) == 1 else f"{one.kv} + {one.draft} draft"
+def named(one: Series, series: Sequence[Series]) -> str:
+    """The KV type, with the draft and what frees memory where these differ."""
+    name = one.kv if len({other.draft for other in series}) == 1 else f"{one.kv} + {one.draft} draft"
+    return name if len({other.places for other in series}) == 1 else ", ".join([name, *one.places])
 
 
 def _has_memory(series: Sequence[Series]) -> bool:

@@ -19,10 +19,8 @@ _WIDTHS = (8, 20, 10, 8, 6, 8, 9, 0)
 
 def fits(room: Room, whose: str) -> str:
     """What was taken to fit. whose: the memory."""
-    return (
-        f"what fits: the planner's bytes for a GPU, no levers pulled, in {room.usable / GIB:.2f} of "
-        f"{room.whole / GIB:.2f} GiB ({whose})"
-    )
+    space = f"{room.usable / GIB:.2f} of {room.whole / GIB:.2f} GiB ({whose})"
+    return f"what fits: by the plan of an engine on a GPU, in {space}"
 
 
 def table(entries: Sequence[Entry], given: Conditions) -> list[str]:
@@ -41,6 +39,8 @@ def notes(entries: Sequence[Entry], given: Conditions) -> list[str]:
             sizes = ", ".join(f"{c.name} {c.planned.total / GIB:.2f}" for c in wide)
             lines.append(f"{size_name(entry.point.context)}: no room for (planned GiB) {sizes}")
         missed = [c.name for c in entry.candidates if c.planned.fits and c.measured is None]
+        if entry.pick is not None and entry.pick.levers:
+            lines.append(f"{size_name(entry.point.context)}: {entry.pick.name} with {', '.join(entry.pick.levers)}")
         if missed:
             lines.append(f"{size_name(entry.point.context)}: not measured: {', '.join(missed)}")
     told = "" if given.trial.assumed is None else f"; {ASSUMED}"
@@ -86,6 +86,7 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
         "draft": candidate.draft,
         "planned_bytes": candidate.planned.total,
         "fits": candidate.planned.fits,
+        "levers": list(candidate.planned.levers),
         "measured": candidate.measured is not None,
     }
     if candidate.measured is None:

@@ -49,12 +49,8 @@ def prepare(config: EngineConfig, source: ModelSource, device: str) -> tuple[Eng
         table = "device" if config.token_table == "auto" else config.token_table
         return dataclasses.replace(config, weights="fast", token_table=table), None
     target = inventory.target_of(source, source.path.name)
-    draft, stock = _draft(config, target), take_stock()
-    memory, limit = stock.memory, stock.free
-    if config.vram is not None:
-        memory = hardware.parse_memory(config.vram)
-        limit = min(hardware.usable(memory), stock.free)
-    question = _question(config, target, draft, memory, limit)
+    stock = take_stock()
+    question = question_of(config, target, *room(config, stock))
     row = _chosen(config, question)
     context = config.max_context
     if context == AUTO_CONTEXT:
@@ -64,7 +60,7 @@ def prepare(config: EngineConfig, source: ModelSource, device: str) -> tuple[Eng
         config,
         max_context=context,
         kv=row.kv_name,
-        draft_kv="/".join(kind.name for kind in row.draft_kv) if draft is not None else config.draft_kv,
+        draft_kv="/".join(kind.name for kind in row.draft_kv) if row.draft is not None else config.draft_kv,
         weights="compact" if "compact_weights" in row.levers else question.layout,
         token_table="host" if "host_table" in row.levers or not question.table_on_card else "device",
     )
@@ -78,10 +74,23 @@ def _check_unplanned(config: EngineConfig, device: str) -> None:
             raise UsageError(f"{option} was asked for, but {where} nothing is packed or planned; leave it out.")
 
 
-def _question(
-    config: EngineConfig, target: inventory.Target, draft: inventory.Draft | None, memory: int, limit: int
-) -> Question:
-    """What is asked of the planner; `context` is the longest wanted."""
+def room(config: EngineConfig, stock: Stock | None) -> tuple[int, int]:
+    """Bytes of the card that the config is planned for, and of them those that may be used.
+
+    stock: the card; None for one that is only thought of, as large as the machine's memory if the config names no size.
+    """
+    named = None if config.vram is None else hardware.parse_memory(config.vram)
+    if stock is None:
+        memory = named or machine_memory()
+        return memory, hardware.usable(memory)
+    if named is None:
+        return stock.memory, stock.free
+    return named, min(hardware.usable(named), stock.free)
+
+
+def question_of(config: EngineConfig, target: inventory.Target, memory: int, limit: int) -> Question:
+    """What is asked of the planner for a config; `context` is the longest wanted."""
+    draft = _draft(config, target)
     named = None if config.kv == "auto" else kv_pair(config.kv)
     if named is not None:
         check_width(named, target.spec.head_dim)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,8 +23,11 @@ from draftwood.bench.suites import guide as guides
 from draftwood.bench.suites.ctx import Decoded, Point, Row, Series, Sweep, Trial
 from draftwood.cache.registry import kv_pair
 from draftwood.cli.main import main
+from draftwood.decode.round import Decoder
 from draftwood.decode.stats import ASSUMED
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
+from draftwood.engine.config import EngineConfig
+from draftwood.engine.memory import MemoryPlan, Stock
 from draftwood.engine.sources import open_target
 from draftwood.errors import DraftwoodError, UsageError
 from draftwood.planner import inventory
@@ -231,7 +232,7 @@ def test_what_was_assumed_left_out_or_cut_short_is_called_so() -> None:
     assert said.endswith("LIMIT of 8 min 0 s REACHED: what was measured until then")
     legend = "\n".join(ctx_report.legend(told, some))
     assert ASSUMED in legend and "those of plain decoding" not in legend.replace("over those of plain decoding", "")
-    assert "no driver counts it on a CPU" in legend and "GiB" not in legend
+    assert "on a GPU with --dtype auto only" in legend and "GiB" not in legend
     assert "GiB" in "\n".join(ctx_report.legend(told, [series(row(512, used=3))]))
     line = json.loads(json.dumps(ctx_report.as_json(told, some)))
     assert (line["bench"], line["complete"], line["acceptance"]) == ("ctx", False, ASSUMED)
@@ -247,49 +248,67 @@ def test_the_picture(used: float | None, tmp_path: Path) -> None:
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_memory_in_use_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    def says(text: str) -> None:
-        monkeypatch.setattr(subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=text))
-
-    says("415\n")
-    assert memory.in_use() == 415 << 20
-    says("[N/A]")
-    assert memory.in_use() == 0
-    monkeypatch.setattr(subprocess, "run", missing)
-    assert memory.in_use() == 0
-
-
-def missing(*arguments: Any, **options: Any) -> None:
-    raise FileNotFoundError
-
-
-def test_the_peak_is_the_driver_s_with_the_allocator_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two looks the allocator had 7 of its bytes more than it has now; others had 5 before."""
-    engine = tiny("cpu", f"{TINY}-dflash:q8_0")
-    assert memory.measure(engine, 512, 8, 0) is None
-    monkeypatch.setattr(engine, "device", "cuda")
+def test_the_memory_is_the_plan_s_and_the_driver_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny("cpu", None)
+    assert memory.measure(engine) is None
+    plan = MemoryPlan({"weights": 30, "driver": 10}, 0, 100, True, Stock(100, 95, 95, 0))
+    monkeypatch.setattr(engine, "memory", plan)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60, 100))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 20)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 27)
-    found = memory.measure(engine, 512, 8, 5)
-    longer = memory.measure(engine, 4096, 8, 5)
-    assert found is not None and found.peak == 42 and found.planned > GIB
-    assert longer is not None and longer.planned > found.planned
+    assert memory.measure(engine) == Memory(35, 40)
+
+
+def test_every_shape_has_run_before_memory_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice at least: the second round of a shape is the one that is captured."""
+    ran: list[TreeShape] = []
+    seen: list[list[TreeShape]] = []
+    round_of, read_of = Decoder.round, Sweep._read
+
+    def noted(self: Decoder, shape: TreeShape) -> Any:
+        ran.append(shape)
+        return round_of(self, shape)
+
+    def read(self: Sweep, ids: torch.Tensor) -> Any:
+        if len(ids) == 256:
+            seen.append(list(ran))
+        return read_of(self, ids)
+
+    monkeypatch.setattr(Decoder, "round", noted)
+    monkeypatch.setattr(Sweep, "_read", read)
+    trial = Trial("chain:7", CHAIN, 3)
+    sweep = Sweep(tiny("cpu", "lookup"), "lookup", torch.arange(256), [Point(256, 256)], trial, Clock())
+    list(sweep.run(lambda label: None))
+    [before] = seen
+    assert before.count(ROOT_ONLY) >= 2 and before.count(CHAIN) >= 2
+
+
+def test_what_frees_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tiny("cpu", f"{TINY}-dflash:q8_0", draft_kv="q4_0")
+    monkeypatch.setattr(engine, "config", replace(engine.config, weights="compact", token_table="host"))
+    sweep = Sweep(engine, "q8_0", torch.arange(64), [Point(64, 64)], Trial("chain:7", CHAIN, 3), Clock())
+    tight = sweep.series
+    assert tight.places == ("table on host", "compact weights", "draft K/V q4_0")
+    named = "q8_0, table on host, compact weights, draft K/V q4_0"
+    both = [series(row(512)), replace(series(row(4096)), places=tight.places)]
+    assert ctx_report.title(both[1], given().trial, both).startswith(f"KV {named} (8.5 bits")
+    assert ctx_report.title(both[0], given().trial, both).startswith("KV q8_0 (8.5 bits")
+    assert ctx_report.series_json(both[1])["places"] == list(tight.places)
+    assert ctx_report.title(both[1], given().trial, both[1:]).endswith(
+        ", table on host, compact weights, draft K/V q4_0"
+    )
 
 
 def room(whole: float) -> guides.Room:
     source = open_target("synthetic:qwen3.6-27b")
     target = inventory.target_of(source, "27b")
-    return guides.Room(target, int(24 * GIB), int(whole * GIB), 22, kv_pair("q8_0"), 128)
+    return guides.Room(target, int(24 * GIB), int(whole * GIB), EngineConfig("synthetic:qwen3.6-27b"), 128)
 
 
 def test_the_guide_picks_by_the_planner_s_rule_from_measured_speeds() -> None:
     points = [Point(4096, 4096), Point(262_144, 262_016)]
     there = room(22.0)
     pairs = [kv_pair("q8_0"), kv_pair("tq3_0")]
-    draft = memory.draft_facts("synthetic:qwen3.6-27b-dflash:q8_0", there.target, "q8_0")
-    planned = there.weigh("q8_0", draft, pairs, points)
-    assert planned.fitting(pairs[0]) == (points[0],) and planned.fitting(pairs[1])[0] == points[0]
+    planned = there.weigh("synthetic:qwen3.6-27b-dflash:q8_0", "q8_0", pairs, points)
+    assert planned.fitting(pairs[0]) == [(points[0],)] and planned.fitting(pairs[1])[0] == (points[0],)
     guides.require_some([planned], there)
     found = [series(row(4096)), series(row(4096, 5, 10), kv="tq3_0")]
     first, last = guides.entries([planned], found, points)
@@ -307,8 +326,24 @@ def test_the_guide_picks_by_the_planner_s_rule_from_measured_speeds() -> None:
     assert "| 4K | q8_0 + q8_0 | tree:22 |" in text and "### KV q8_0" in text and "22.00 of 24.00 GiB (--vram)" in text
 
 
+def test_what_one_engine_can_measure_is_kept_apart_by_levers() -> None:
+    points = [Point(k << 10, k << 10) for k in (4, 32, 64, 100, 256)]
+    planned = room(23.25).weigh("synthetic:qwen3.6-27b-dflash:q8_0", "q8_0", [kv_pair("q8_0")], points)
+    groups = planned.fitting(kv_pair("q8_0"))
+    assert groups == [(points[0], points[1]), (points[2],), (points[3],)]
+    levers = [planned.rows[group[-1], kv_pair("q8_0")].levers for group in groups]
+    assert levers == [(), ("host_table",), ("host_table", "compact_weights")]
+    [entry] = guides.entries([planned], [series(row(100 << 10))], points[3:4])
+    assert "100K: q8_0 + q8_0 with table on host, compact weights" in guide_report.notes([entry], given())
+    line = guide_report.as_json([entry], given(), 1, [])
+    assert line["guide"][0]["pick"]["levers"] == ["host_table", "compact_weights"]
+    named = replace(room(23.25), config=EngineConfig("synthetic:qwen3.6-27b", weights="fast", token_table="host"))
+    kept = named.weigh("synthetic:qwen3.6-27b-dflash:q8_0", "q8_0", [kv_pair("q8_0")], points)
+    assert kept.fitting(kv_pair("q8_0")) == [tuple(points[:3])]  # what is named is no lever
+
+
 def test_guesses_that_do_not_pay_are_not_advised() -> None:
-    planned = room(24.0).weigh("lookup", None, [kv_pair("q8_0")], [Point(4096, 4096)])
+    planned = room(24.0).weigh("lookup", "lookup", [kv_pair("q8_0")], [Point(4096, 4096)])
     [entry] = guides.entries([planned], [series(row(4096, 1, 20), draft="lookup")], [Point(4096, 4096)])
     assert entry.pick is not None and not entry.pick.guesses and entry.pick is entry.fastest
     assert guide_report.table([entry], given())[2].split()[4] == "ar"
@@ -316,7 +351,7 @@ def test_guesses_that_do_not_pay_are_not_advised() -> None:
 
 def test_a_guide_without_room() -> None:
     there = room(9.0)
-    planned = there.weigh("lookup", None, [kv_pair("q8_0")], [Point(4096, 4096)])
+    planned = there.weigh("lookup", "lookup", [kv_pair("q8_0")], [Point(4096, 4096)])
     with pytest.raises(DraftwoodError, match="nothing fits: q8_0 takes"):
         guides.require_some([planned], there)
     [entry] = guides.entries([planned], [], [Point(4096, 4096)])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from draftwood.cli.main import main
+from draftwood.engine.memory import Stock
+from draftwood.errors import DeviceError
 from tests.cli.fakes import Behaviour
 
 TINY = "synthetic:qwen3.6-27b-tiny"
@@ -74,6 +77,29 @@ def test_what_only_the_loaded_models_tell(flags: list[str], fragment: str, capsy
     flags = ["--contexts", "64", "--n-gen", "4", "--device", "cpu", *flags]
     assert main(["bench", "ctx", "--target", TINY, *flags]) in (1, 2)
     assert fragment in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ctx", "guide"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_memory_options_reach_the_engine(
+    command: str, device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a CPU the guide's --vram is what a card would have; an engine there has no limit."""
+    loads: list[dict[str, Any]] = []
+
+    def opened(*arguments: Any, **options: Any) -> None:
+        loads.append(options)
+        raise DeviceError("that is all")
+
+    monkeypatch.setattr(f"draftwood.cli.bench.{command}.open_engine", opened)
+    monkeypatch.setattr("draftwood.engine.loader.pick_device", lambda asked: device)
+    monkeypatch.setattr("draftwood.engine.memory.take_stock", lambda: Stock(80 << 30, 70 << 30, 70 << 30, 0))
+    flags = ["--weights", "compact", "--token-table", "host", "--vram", "24GiB", "--contexts", "128", "--kv", "q8_0"]
+    assert main(["bench", command, "--target", TINY, *flags]) == 1
+    assert "that is all" in capsys.readouterr().err
+    [load] = loads
+    assert (load["weights"], load["token_table"]) == ("compact", "host")
+    assert load["vram"] == (None if (command, device) == ("guide", "cpu") else "24GiB")
 
 
 @pytest.mark.parametrize("command", ["ctx", "guide"])

@@ -21,10 +21,10 @@ from draftwood.bench.gates import degenerate, difference
 from draftwood.bench.measure import Sample, sample
 from draftwood.bench.memory import Memory
 from draftwood.cache.registry import kv_label
-from draftwood.decode.device_round import nodes_of
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.tree import ROOT_ONLY, TreeShape
 from draftwood.engine.engine import Engine
+from draftwood.engine.loader import AUTO_DRAFT_KV, pick_draft_kv
 from draftwood.errors import UsageError
 from draftwood.planner.plan import KVPair
 from draftwood.planner.report import size_name
@@ -102,7 +102,8 @@ class Row:
 class Series:
     """One KV type with one draft, as far as it has been measured. bits: a value, the mean of K and V.
 
-    draft: its name, "none" without guesses. capacity: tokens that the caches were allocated for.
+    draft: its name, "none" without guesses. capacity: tokens that the caches were allocated for. places: what frees
+    memory in this engine, as in "compact weights".
     """
 
     kv: str
@@ -110,6 +111,7 @@ class Series:
     draft: str
     capacity: int
     rows: list[Row] = field(default_factory=list)
+    places: tuple[str, ...] = ()
 
 
 def points(contexts: Sequence[int], n_gen: int, ends: int) -> list[Point]:
@@ -156,8 +158,7 @@ class Sweep:
     """An engine's KV types with its draft, read and decoded at all points in turn.
 
     Its context must hold the last point and the answer. draft: what to call it. ids: int64, the prompt, as long as the
-    last point at least. clock: looked at before every pass and round. before: bytes of the GPU's memory that others had
-    in use.
+    last point at least. clock: looked at before every pass and round.
     """
 
     @torch.inference_mode()
@@ -169,11 +170,10 @@ class Sweep:
         at: Sequence[Point],
         trial: Trial,
         clock: Clock,
-        before: int = 0,
     ) -> None:
         model = engine.target.model
         self.engine, self.points, self.trial = engine, list(at), trial
-        self.model, self.device, self._clock, self._before = model, engine.device, clock, before
+        self.model, self.device, self._clock = model, engine.device, clock
         drafts = trial.shape != ROOT_ONLY
         self.drafter = engine.drafter if drafts else NoDrafter()
         runner, drafted = engine.captured(False), engine.captured(True) if drafts else None
@@ -196,6 +196,7 @@ class Sweep:
             sum(kind.bits(model.spec.head_dim) for kind in engine.kv) / 2,
             draft if drafts else "none",
             self.sequence.capacity,
+            places=_places(engine),
         )
 
     @torch.inference_mode()
@@ -238,7 +239,12 @@ class Sweep:
 
     @torch.inference_mode()
     def run(self, begin: Callable[[str], None]) -> Iterator[Row]:
-        """Measure at one point after the other, each noted in `series`; `begin` is told what comes next."""
+        """Measure at one point after the other, each noted in `series`; `begin` is told what comes next.
+
+        Every shape's rounds run once before memory is looked at: capturing them takes memory of the driver's, and gives
+        back what torch's pool holds for nobody.
+        """
+        self._probe(0, GRANULE)
         self.sequence.rewind(self._start)
         self.drafter.start(self._ids)
         read, seconds = 0, 0.0
@@ -271,7 +277,7 @@ class Sweep:
             seconds,
             made[0],
             made[1] if len(made) > 1 else None,
-            memory.measure(self.engine, self.series.capacity, nodes_of(self.trial.shape), self._before),
+            memory.measure(self.engine),
             tuple(self._differences(point, texts)),
         )
 
@@ -320,3 +326,15 @@ class Sweep:
             emitted += decoder.round(shape).emitted
             rounds += 1
         return emitted, rounds, now(self.device) - start
+
+
+def _places(engine: Engine) -> tuple[str, ...]:
+    """What is not as it is fastest or usual, so that more fits."""
+    config, kind = engine.config, kv_label(pick_draft_kv(engine.config.draft_kv, engine.device))
+    tight = bool(engine.drafter.form) and kind != AUTO_DRAFT_KV[engine.device]
+    found = {
+        "table on host": config.token_table == "host",
+        "compact weights": config.weights == "compact",
+        f"draft K/V {kind}": tight,
+    }
+    return tuple(what for what, so in found.items() if so)

@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 
 from draftwood.bench.suites.ctx import Decoded, Point, Series
 from draftwood.bench.suites.ctx import Row as Measured
+from draftwood.engine.config import EngineConfig
+from draftwood.engine.planning import question_of
 from draftwood.errors import DraftwoodError
-from draftwood.planner import hardware, plan, search
+from draftwood.planner import plan, search
 from draftwood.planner.hardware import GIB
-from draftwood.planner.inventory import Draft, Target
-from draftwood.planner.plan import KVPair
-from draftwood.planner.search import Question
-
-UNLEVERED = replace(plan.OURS, levers=())
-"""Our sizes as buffers are allocated today, whatever might be freed."""
+from draftwood.planner.inventory import Target
+from draftwood.planner.plan import LEVERS, KVPair
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,11 @@ class Candidate:
         """KV type and draft."""
         return f"{self.planned.kv_short} + {self.draft}"
 
+    @property
+    def levers(self) -> list[str]:
+        """What is pulled so that it fits, in words."""
+        return [lever.what for lever in LEVERS if lever.name in self.planned.levers]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -67,38 +70,37 @@ class Planned:
     draft: str
     rows: dict[tuple[Point, KVPair], plan.Row]
 
-    def fitting(self, pair: KVPair) -> tuple[Point, ...]:
-        """The lengths at which a pair fits, shortest first."""
-        return tuple(point for (point, kv), row in self.rows.items() if kv == pair and row.fits)
+    def fitting(self, pair: KVPair) -> list[tuple[Point, ...]]:
+        """The lengths at which a pair fits, shortest first; apart where other levers are pulled, as one engine has its
+        weights in one place."""
+        found: dict[tuple[str, ...], list[Point]] = {}
+        for (point, kv), row in self.rows.items():
+            if kv == pair and row.fits:
+                found.setdefault(row.levers, []).append(point)
+        return [tuple(points) for points in found.values()]
 
 
 @dataclass(frozen=True)
 class Room:
     """What there is room for.
 
-    target: the model's facts. whole, usable: bytes. budget: guesses of a round, None for any. draft_kv: types of the
-    draft's own cache. n_gen: tokens of an answer.
+    target: the model's facts. whole, usable: bytes. config: how engines are loaded, but for draft, KV type and context.
+    n_gen: tokens of an answer.
     """
 
     target: Target
     whole: int
     usable: int
-    budget: int | None
-    draft_kv: KVPair
+    config: EngineConfig
     n_gen: int
 
-    def weigh(self, name: str, draft: Draft | None, pairs: Sequence[KVPair], points: Sequence[Point]) -> Planned:
-        """What fits of a draft (None: one without weights) with each pair at every length."""
-        card = hardware.cards()[hardware.DEFAULT_CARD]  # for its times, which nobody sees
+    def weigh(self, draft: str, name: str, pairs: Sequence[KVPair], points: Sequence[Point]) -> Planned:
+        """What fits of a draft, which is called `name`, with each pair at every length: as an engine would plan it."""
+        asked = question_of(replace(self.config, draft=draft), self.target, self.whole, self.usable)
         rows = {}
         for point in points:
             for pair in pairs:
-                context = point.tokens + self.n_gen
-                question = Question(
-                    self.target, (draft,), card, self.whole, self.usable, context, UNLEVERED, self.budget, pair,
-                    self.draft_kv,
-                )  # fmt: skip
-                [rows[point, pair]] = search.weigh(question)
+                [rows[point, pair]] = search.weigh(replace(asked, context=point.tokens + self.n_gen, kv=pair))
         return Planned(name, rows)
 
 

@@ -38,6 +38,9 @@ def ctx(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Also write ctx.md, ctx.json and ctx.png there (needs matplotlib)."),
     ] = None,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
+    vram: options.VramOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.ThreadsOption = None,
@@ -71,6 +74,9 @@ def ctx(
             dtype,
             threads=threads,
             assume_acceptance=assume_acceptance,
+            weights=weights,
+            token_table=token_table,
+            vram=vram,
         )
 
     jobs = [Job(name, pair, tuple(points)) for name in names for pair in pairs]

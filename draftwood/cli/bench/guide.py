@@ -26,12 +26,6 @@ def guide(
     kv: Annotated[
         str, typer.Option("--kv", metavar="T,K/V,...", help="KV types to weigh, as in q8_0,q4_0,q8_0/tq3_0.")
     ] = "q8_0,q4_0,tq3_0",
-    vram: Annotated[
-        str | None,
-        typer.Option(
-            "--vram", metavar="SIZE", help="The memory that must do, as in 24GiB; this machine's if left out."
-        ),
-    ] = None,
     draft_type_k: options.DraftKeyTypeOption = None,
     draft_type_v: options.DraftValueTypeOption = None,
     round_: sweeping.RoundOption = None,
@@ -46,6 +40,9 @@ def guide(
             "--out", metavar="DIR", help="Also write guide.md, guide.json and guide.png there (needs matplotlib)."
         ),
     ] = None,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
+    vram: options.VramOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.ThreadsOption = None,
@@ -61,26 +58,23 @@ def guide(
     pairs = sweeping.pairs_of(kv, None, None)
     names = sweeping.drafts_of(target, draft, draft_quant)
     own = kv_name(draft_type_k, draft_type_v) or "auto"
-    from draftwood.bench import ctx_picture, ctx_report, guide_report, kv_picture, memory, report
+    from draftwood.bench import ctx_picture, ctx_report, guide_report, kv_picture, report
     from draftwood.bench.suites import guide as suite
-    from draftwood.engine.loader import pick_draft_kv
-    from draftwood.planner import hardware
+    from draftwood.engine.config import EngineConfig
+    from draftwood.engine.memory import take_stock
+    from draftwood.engine.planning import room
 
-    room = None if vram is None else hardware.parse_memory(vram)
+    config = EngineConfig(
+        target, draft_kv=own, dtype=dtype, weights=weights or "auto", token_table=token_table or "auto", vram=vram
+    )
     if out is not None:
         kv_picture.blank()  # before the long part
     where, about, points = sweeping.ground(target, contexts, pairs, round_, n_gen, assume_acceptance, device)
-    whole = room or memory.of_device(where)
-    budget = None if round_ is None else sweeping.parsed(round_).budget
-    there = suite.Room(about, whole, hardware.usable(whole), budget, pick_draft_kv(own, where), n_gen)
-    drafts = {name: memory.draft_facts(draft_located(name), about, sweeping.short(name)) for name in names}
-    planned = {name: there.weigh(sweeping.short(name), facts, pairs, points) for name, facts in drafts.items()}
+    there = suite.Room(about, *room(config, None if where == "cpu" else take_stock()), config, n_gen)
+    planned = {name: there.weigh(draft_located(name), sweeping.short(name), pairs, points) for name in names}
     suite.require_some(list(planned.values()), there)
     jobs = [
-        Job(name, pair, fitting)
-        for name, found in planned.items()
-        for pair in pairs
-        if (fitting := found.fitting(pair))
+        Job(name, pair, fitting) for name, found in planned.items() for pair in pairs for fitting in found.fitting(pair)
     ]
 
     def load(job: Job) -> Engine:
@@ -94,6 +88,9 @@ def guide(
             dtype,
             threads=threads,
             assume_acceptance=assume_acceptance,
+            weights=weights,
+            token_table=token_table,
+            vram=None if where == "cpu" else vram,  # where it is a thought, and no limit
         )
 
     wishes = Wishes(round_, n_gen, repeats, text, assume_acceptance)
@@ -101,7 +98,7 @@ def guide(
     require_sound(done)
     given = ctx_report.Conditions(done.facts, done.synthetic, done.trial, done.prompt, report.commit(), done.ended)
     entries = suite.entries(list(planned.values()), done.series, points)
-    fits = guide_report.fits(there, "--vram" if room else "this machine's memory" if where == "cpu" else "the GPU's")
+    fits = guide_report.fits(there, "--vram" if vram else "this machine's memory" if where == "cpu" else "the GPU's")
     line = json.dumps(guide_report.as_json(entries, given, there.usable, done.series))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -93,10 +93,7 @@ class Measurement:
     """Jobs on an engine each, and what came of them. load: the engine of a job."""
 
     def __init__(self, load: Callable[[Job], Engine], jobs: Sequence[Job], wishes: Wishes, clock: Clock) -> None:
-        from draftwood.bench import memory
-
         self._load, self._jobs, self._wishes, self._clock = load, list(jobs), wishes, clock
-        self._before = memory.in_use()
         self._series: list[Series] = []
         self._without: list[str] = []
         self._drafts: list[str] = []
@@ -161,7 +158,7 @@ class Measurement:
         whole = ""
         if self._about is None and trial.assumed is not None:
             require_captured(engine, [one.kv for one in self._jobs])
-        sweep = Sweep(engine, short(job.draft), torch.tensor(prompt.ids), job.points, trial, self._clock, self._before)
+        sweep = Sweep(engine, short(job.draft), torch.tensor(prompt.ids), job.points, trial, self._clock)
         seconds = sweep.estimate()
         if self._about is None:
             whole = _whole(self._jobs, seconds)
