@@ -12,6 +12,7 @@ from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.params import SamplingParams
 from draftwood.decode.round import Decoder
 from draftwood.decode.sampling import Sampler
+from draftwood.engine.engine import Engine
 from draftwood.engine.runner import Runner
 from draftwood.models.base import Model
 
@@ -34,6 +35,15 @@ class Decoding:
         self._runner.begin(self._params)
         self._runner.pending.copy_(pending)
         return self._runner
+
+
+def sequence_for(engine: Engine, capacity: int) -> Sequence:
+    """An empty sequence for so many tokens: the engine's own where it is as long, since a plan has room for one."""
+    kept = engine.sequence
+    if kept is None or kept.capacity < capacity:
+        return engine.target.model.new_sequence(engine.kv, capacity)
+    kept.truncate(0)
+    return kept
 
 
 def now(device: str) -> float:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from draftwood.batch import GRANULE
-from draftwood.bench.decoding import WARM_UP, Decoding, now
+from draftwood.bench.decoding import WARM_UP, Decoding, now, sequence_for
 from draftwood.bench.suites import ops
 from draftwood.cache.sequence import Sequence as SequenceState
 from draftwood.decode.drafters.none import NoDrafter
@@ -106,15 +106,21 @@ def check_depth(depth: int) -> int:
     return depth
 
 
-def depths_for(engine: Engine, tests: Sequence[Test], asked: Sequence[int] | None) -> list[int]:
-    """The depths that were asked for, or those usual for the device; a UsageError where the context ends before."""
-    ends, longest = engine.target.model.spec.context_length, max(test.tokens for test in tests)
+def depths_for(device: str, ends: int, tests: Sequence[Test], asked: Sequence[int] | None) -> list[int]:
+    """The depths that were asked for, or those usual for the device; a UsageError where a model's context, which ends
+    after so many tokens, does not hold them."""
+    longest = max(test.tokens for test in tests)
     if asked is None:
-        return [depth for depth in DEPTHS[engine.device] if not depth or depth + longest <= ends]
+        return [depth for depth in DEPTHS[device] if not depth or depth + longest <= ends]
     wrong = next((depth for depth in asked if depth + longest > ends), None)
     if wrong is not None:
         raise UsageError(f"--depths names {wrong}, but the model's context ends at {ends} tokens, the tests' included.")
     return list(asked)
+
+
+def capacity(tests: Sequence[Test], depths: Sequence[int]) -> int:
+    """Tokens that a sequence has to hold."""
+    return max(depths) + max(test.tokens for test in tests) + WARM_UP
 
 
 def subject(engine: Engine) -> Subject:
@@ -150,7 +156,7 @@ def measure(
     """Each test at each depth, after a warm-up; `begin` is called with a label before each."""
     model = engine.target.model
     longest = max(test.tokens for test in tests)
-    sequence = model.new_sequence(engine.kv, max(depths) + longest + WARM_UP)
+    sequence = sequence_for(engine, capacity(tests, depths))
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(model.spec.vocab, (max(depths) + longest,), generator=generator).to(model.device)
     empty, runs = sequence.mark(), []

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from draftwood.batch import GRANULE, MAX_ROWS, ForwardInput, Nodes
+from draftwood.bench.decoding import sequence_for
 from draftwood.bench.measure import Sample, sample
 from draftwood.bench.suites.ops import Limits
 from draftwood.cache.registry import kv_label
@@ -153,9 +154,7 @@ class Rounds:
         self.model, self.drafter = engine.target.model, engine.drafter
         self.assumed, self.prefill = assumed, prefill
         self.kv = kv_label(engine.kv)
-        kept = engine.sequence
-        fits = kept is not None and kept.capacity >= capacity
-        self.sequence = kept if kept is not None and fits else self.model.new_sequence(engine.kv, capacity)
+        self.sequence = sequence_for(engine, capacity)
         if not self.sequence.on_device or not self.drafter.on_device:
             who = f"the draft {self.drafter.name!r}" if self.sequence.on_device else "this arithmetic or KV type"
             raise UsageError(f"bench round times captured rounds, which {who} does not allow; bench he times others.")

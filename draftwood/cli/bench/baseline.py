@@ -48,11 +48,18 @@ def baseline(
     asked = [suite.parse_test(text) for text in distinct("--tests", tests)]
     behind = None if depths is None else [suite.check_depth(_depth(text)) for text in distinct("--depths", depths)]
     from draftwood.bench import report
+    from draftwood.engine.loader import pick_device
+    from draftwood.engine.sources import located, open_target
+    from draftwood.planner import inventory
 
+    where, source = pick_device(device), open_target(located(target))
+    ends = inventory.target_of(source, source.path.name).spec.context_length
+    found = suite.depths_for(where, ends, asked, behind)
     engine = open_engine(
         target,
         None,
         (cache_type_k, cache_type_v),
+        max_context=suite.capacity(asked, found),
         device=device,
         dtype=dtype,
         threads=threads,
@@ -60,7 +67,6 @@ def baseline(
         token_table=token_table,
         vram=vram,
     )
-    found = suite.depths_for(engine, asked, behind)
     with steps(len(found) * (1 + len(asked))) as begin:
         limits = suite.limits_for(engine, asked)
         runs = suite.measure(engine, asked, found, repeats, begin)
