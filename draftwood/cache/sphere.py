@@ -126,5 +126,8 @@ class SpherePlane(CodedPlane):
 
 
 def _length(rows: Tensor) -> Tensor:
-    """Lengths [..., 1] of rows [..., D], by a sum whose order the other rows cannot change."""
-    return ordered_sum(rows.square()).sqrt()
+    """Lengths [..., 1] of rows [..., D], by a sum whose order the other rows cannot change, rounded to nearest.
+
+    torch's own float32 root on a CPU is off by a last place now and then; a GPU's is not.
+    """
+    return ordered_sum(rows.square()).double().sqrt().float()

@@ -37,12 +37,13 @@ def open_engine(
 
     target = located(target)
     draft_name = None if draft is None else draft_located(draft)
-    with waiting(f"loading {Path(target).name}") if spinner else nullcontext():
+    with waiting(f"loading {Path(target).name}") if spinner else nullcontext() as progress:
         from draftwood.engine.engine import Engine
 
         engine = Engine.load(
             target=target,
             draft=draft_name,
+            progress=progress,
             max_context=max_context if max_context == AUTO else int(max_context),
             device=device,
             dtype=dtype,

@@ -41,10 +41,10 @@ def plain(lines: Iterable[str]) -> None:
 
 
 @contextmanager
-def waiting(label: str) -> Iterator[None]:
-    """A spinner on stderr while something of unknown length runs."""
-    with notes().status(label):
-        yield
+def waiting(label: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr while something of unknown length runs; yields a function that changes the label."""
+    with notes().status(label) as status:
+        yield status.update
 
 
 @contextmanager

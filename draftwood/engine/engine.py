@@ -52,6 +52,9 @@ AUTO_DEPTHS: dict[str, dict[int, int]] = {"chain": {1: 1, 3: 3, 7: 7, 15: 15}, "
 
 _BUSY = "this engine is already generating; finish or close that stream first."
 
+_COMPILED_TOKENS = 3
+"""One of the prompt, one of a round step by step, one of its graph."""
+
 
 class Engine:
     """A target and its drafter on one device.
@@ -82,9 +85,12 @@ class Engine:
         self._busy = False  # one drafter and its cache serve one stream at a time
 
     @classmethod
-    def load(cls, target: str, draft: str | None = None, **options: Any) -> Engine:
+    def load(
+        cls, target: str, draft: str | None = None, progress: Callable[[str], None] | None = None, **options: Any
+    ) -> Engine:
         """Load a target and, if given, a draft; `options` are the other fields of `EngineConfig`.
 
+        progress: told what is done after the files are read, where that may take a while.
         Raises UsageError for a wrong argument, FileError (or a kind of it) for a file that cannot be used,
         DownloadError when a named model cannot be fetched, DeviceError where what is asked for does not fit.
         """
@@ -111,6 +117,10 @@ class Engine:
         if memory is None:
             config = settle(config, source, device)
         engine = cls(config, loaded, load_drafter(config, loaded.model, device), device, memory)
+        if device != "cpu" and progress is not None:
+            progress(f"compiling kernels for {kv_label(engine.kv)} caches")
+        if device != "cpu" and memory is None:
+            engine._compile()
         if engine.drafter.max_depth and config.assume_acceptance is None:
             _ = engine.policy  # measured now, so that the first request does not wait for it
         if memory is not None:
@@ -118,8 +128,9 @@ class Engine:
         return engine
 
     def _take_memory(self, memory: MemoryPlan) -> None:
-        """Allocate now what requests will use: the sequence, the rounds' graphs, the scratch of a long prompt."""
+        """Allocate and compile what requests will use: the sequence, the rounds' graphs, a long prompt's scratch."""
         if self.sequence is None or self._pool is None:
+            self._compile()
             return
         self._rounds_memory = memory.set_aside_rounds(self._pool)
         drafter = self.drafter if self.drafter.on_device else self._plain
@@ -129,6 +140,11 @@ class Engine:
         runner = self._runner(drafter, SamplingParams())
         if runner is not None:
             warm_up(runner, shapes)
+
+    def _compile(self) -> None:
+        """A few plain tokens, so that a GPU has the kernels of prompts and rounds before the first request."""
+        self.generate([0], SamplingParams(max_tokens=_COMPILED_TOKENS, ignore_eos=True), "ar")
+        self.last_statistics = None
 
     @property
     def synthetic(self) -> bool:
@@ -254,8 +270,8 @@ class Engine:
         runner = self._runner(drafter, params)
         if runner is None and plan.assumed is not None:
             raise UsageError(
-                "an acceptance can be assumed in rounds captured on a GPU only, which these KV types, arithmetic or "
-                "sampling options do not allow; leave them or --assume-acceptance out."
+                "an acceptance can be assumed in rounds captured on a GPU only, which dtype float32, some sampling "
+                "options and unusual head widths rule out; change these or leave --assume-acceptance out."
             )
         sequence = self._empty_sequence(len(ids) + limit)
         recorder = StatisticsRecorder(plan.method, plan.budget, len(ids), drafter.block_size, assumed=plan.assumed)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from draftwood.batch import MAX_ROWS
 
-SMALLEST, PER_DOUBLING = 7, 4
-"""Positions of the smallest chunks, and chunks of a doubling, as powers of two."""
+SMALLEST, PER_DOUBLING, LARGEST = 7, 4, 11
+"""Positions of the smallest chunks, chunks of a doubling, and positions of the largest chunks, as powers of two."""
 
 LIMIT = 1 << 24
 """Positions are below this: the kernels find a position's doubling in the exponent of a float32."""
@@ -13,13 +13,13 @@ LIMIT = 1 << 24
 
 def chunk_of(position: int) -> int:
     """The number of the chunk that holds a position."""
-    later = max(position.bit_length() - 1 - SMALLEST - PER_DOUBLING, 0)
+    later = min(max(position.bit_length() - 1 - SMALLEST - PER_DOUBLING, 0), LARGEST - SMALLEST)
     return (later << PER_DOUBLING) + (position >> (SMALLEST + later))
 
 
 def start_of(chunk: int) -> int:
     """The first position of a chunk."""
-    later = max((chunk >> PER_DOUBLING) - 1, 0)
+    later = min(max((chunk >> PER_DOUBLING) - 1, 0), LARGEST - SMALLEST)
     return (chunk - (later << PER_DOUBLING)) << (SMALLEST + later)
 
 

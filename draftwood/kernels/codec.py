@@ -26,8 +26,8 @@ class Codec:
     A field of width w has row r at element r * w.
 
     load(tensors, base, b_rows, m_rows, start, WIDTH, D) -> fp16 [n, WIDTH], values start .. start+WIDTH-1 of the rows
-        base + b_rows (an int64 and an int32 block), zeros where not m_rows; WIDTH is a power of two and at least 32 or
-        D. Values beyond fp16 become its largest.
+        base + b_rows (an int64 and an int32 block), zeros where not m_rows; WIDTH is D or a smaller power of two, 64 at
+        least, start a multiple of it. A row's values are rounded to fp16 once, at the end (cache/codecs/README.md).
     store(tensors, row, b_x, D) encodes one row, float32 [D], as row number `row` (int64).
     rotated: rows are kept rotated (kernels/hadamard). tables(head_dim, device): what the functions look up.
     """

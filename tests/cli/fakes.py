@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -68,7 +68,11 @@ class FakeEngine:
         self.drafter = FakeDrafter()
 
     @classmethod
-    def load(cls, target: str, draft: str | None = None, **options: Any) -> FakeEngine:
+    def load(
+        cls, target: str, draft: str | None = None, progress: Callable[[str], None] | None = None, **options: Any
+    ) -> FakeEngine:
+        if progress is not None:
+            progress("compiling kernels")
         cls.behaviour.loads.append({"target": target, "draft": draft, **options})
         if cls.behaviour.failure is not None:
             raise cls.behaviour.failure

@@ -67,6 +67,13 @@ def test_every_method_writes_the_same(written: tuple[str, str], temperature: flo
         assert engine.generate(IDS, params, method=method).token_ids == plain.token_ids, method
 
 
+def test_kernels_of_the_kv_types_are_compiled_at_load(device: str) -> None:
+    told: list[str] = []
+    engine = loaded(TARGET, kv="q8_0/tq3_0", device=device, progress=told.append)
+    assert told == ([] if device == "cpu" else ["compiling kernels for q8_0/tq3_0 caches"])
+    assert engine.last_statistics is None and len(engine.generate(IDS, SamplingParams(4, ignore_eos=True)).text) > 0
+
+
 def test_text_goes_in_and_out() -> None:
     engine = loaded(TARGET)
     result = engine.generate("hi", SamplingParams(8, ignore_eos=True))

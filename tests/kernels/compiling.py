@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,11 +122,15 @@ def _cubin_usage(cubin: bytes) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"(\w+):(\d+)", text)}
 
 
-def compile_cases(*cases: str) -> list[Any]:
-    """Parameters (target, case), marked `compile`; all are slow too, but for the first case on IN_MAKE_TEST."""
+def compile_cases(*cases: str, everywhere: Collection[str] | None = None) -> list[Any]:
+    """Parameters (target, case), marked `compile`; all are slow too, but for the first case on IN_MAKE_TEST.
+
+    everywhere: the cases for every target, all unless given; the others are for IN_MAKE_TEST alone.
+    """
     marks = pytest.mark.compile, pytest.mark.slow
     return [
         pytest.param(target, case, marks=marks[:1] if place == 0 and target in IN_MAKE_TEST else marks)
         for place, case in enumerate(cases)
         for target in SHARED_LIMIT
+        if everywhere is None or case in everywhere or target in IN_MAKE_TEST
     ]

@@ -14,6 +14,8 @@ from draftwood.cache.base import Plane
 from draftwood.cache.codecs import has_codec
 from draftwood.cache.coded import CodedPlane
 from draftwood.cache.registry import KV_TYPES, kv_spec, load_plane
+from draftwood.cache.sphere import SpherePlane, codebook
+from draftwood.kernels.norm.reference import ordered_sum
 from tests.kernels.interpreting import run_interpreted
 
 WIDTHS = (64, 128, 256)
@@ -37,6 +39,23 @@ def rows_of(width: int, count: int) -> Tensor:
     return x
 
 
+def telling_rows(plane: SpherePlane) -> Tensor:
+    """float32 [2, D] on which it shows whether a level's cell has its lower edge, and in what order squares are added:
+    a unit vector with a coordinate on an edge, and a row that another order would give another norm."""
+    width, generator = plane.head_dim, torch.Generator().manual_seed(plane.bits)
+    levels = codebook(width, plane.bits, "cpu").positive
+    x = torch.randn(1 << 8, width, generator=generator)
+    x[:, 0] = (levels[-1] + levels[-2]) / 2
+    x[:, 1:] *= ((1 - x[:, :1] ** 2) / x[:, 1:].square().sum(-1, keepdim=True)).sqrt()
+    on_edge = x[ordered_sum(x.square()).squeeze(-1) == 1][0]
+    while True:
+        x = torch.randn(1 << 14, width, generator=generator)
+        neighbours = x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        one, other = (plane.encode(rows)["norm"] for rows in (x, neighbours))
+        if one.ne(other).any():
+            return torch.stack((on_edge, x[one.ne(other).squeeze(-1)][0]))
+
+
 def exact_halves(plane: Plane, fields: dict[str, Tensor]) -> Tensor:
     """The values of rows as halves, their exact sums rounded once."""
     if not isinstance(plane, CodedPlane):
@@ -53,11 +72,13 @@ def check_bits(device: str, kind: str, width: int, count: int) -> None:
     from draftwood.kernels.kv_store.triton import store_rows
     from tests.kernels.codec_kernel import load_rows
 
-    x = rows_of(width, count)
-    if device == "cpu" and kind == "bf16":
-        x = x.bfloat16().float()  # Triton's interpreter cuts off what a device rounds.
     spec = kv_spec(kind)
     made, expected = load_plane(spec)(2, width, 8, device), load_plane(spec)(2, width, 8, "cpu")
+    x = rows_of(width, count)
+    if isinstance(expected, SpherePlane):
+        x[8] = telling_rows(expected)
+    if device == "cpu" and kind == "bf16":
+        x = x.bfloat16().float()  # Triton's interpreter cuts off what a device rounds.
     kept = kept_rows(spec, made)
     as_given = replace(kept, codec=replace(kept.codec, rotated=False))
     store_rows(x.to(device), x.to(device), as_given, as_given, 5)

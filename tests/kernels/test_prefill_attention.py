@@ -9,11 +9,12 @@ from unittest import mock
 import pytest
 import torch
 
-from draftwood.cache.registry import kv_pair, kv_spec, load_plane
+from draftwood.cache.registry import KV_TYPES, kv_pair, kv_spec, load_plane
 from draftwood.cache.spec import KVSpec
 from draftwood.kernels.attention import reference
 from tests.kernels.compiling import compile_cases, compile_kernel
 from tests.kernels.interpreting import run_interpreted
+from tests.kernels.kv_pairs import PAIRS, kv_cases, pointers, split_case
 from tests.kernels.rows import poisoned
 
 LARGEST_ERROR, MEAN_ERROR = 5e-3, 1e-3
@@ -74,7 +75,7 @@ def check(
         "check('q8_0/f32', 3, 1, 64, 320, (0, 192), 'cpu', segment=128, tile=Tile(2, 32, 64, 4, 1))",
         "check('q8_0', 2, 1, 128, 192, (0, 128), 'cpu', segment=128, out_dtype=torch.float16)",
         "from draftwood.kernels.attention.prefill_triton import AMD; "
-        "check('f16/q8_0', 2, 1, 256, 128, (0, 64), 'cpu', tile=AMD[256]); "
+        "check('tq2_0/q5_0', 2, 1, 256, 128, (0, 64), 'cpu', tile=AMD[256]); "
         "check('bf16', 6, 1, 128, 192, (64, 128), 'cpu', tile=AMD[128])",
     ],
 )
@@ -83,7 +84,7 @@ def test_interpreted(call: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("types", ["f16", "q8_0", "q8_0/bf16"])
+@pytest.mark.parametrize("types", PAIRS)
 @pytest.mark.parametrize(("heads", "groups", "width"), [(24, 4, 256), (9, 3, 64), (32, 8, 128)])
 def test_on_a_gpu(types: str, heads: int, groups: int, width: int, gpu: str) -> None:
     check(types, heads, groups, width, 1344, (0, 64, 640, 1280), gpu)
@@ -134,17 +135,15 @@ def test_compiles(target: str, case: str) -> None:
     made.check(matrix=True, spilled=0 if target.startswith("gfx") or case == "27B" else 128)
 
 
-@pytest.mark.parametrize(("target", "case"), compile_cases("q8_0", "floats"))
+@pytest.mark.parametrize(("target", "case"), kv_cases(tuple(kind for kind in KV_TYPES if kind != "f16")))
 def test_expanding_compiles(target: str, case: str) -> None:
     from draftwood.cache.codecs import load_codec
     from draftwood.kernels.attention import prefill_triton
 
-    coded = case == "q8_0"
+    kind, _, width = split_case(case)
     compile_kernel(
         prefill_triton._expand, target,
-        {"p_0": torch.float16 if coded else torch.bfloat16, "p_1": torch.int8 if coded else None, "p_2": None,
-         "p_3": None,
-         "p_out": torch.float16, "first": 64, "rows": 1 << 16, "segment": 1 << 14,
-         "LOAD": load_codec(kv_spec("q8_0" if coded else "bf16")).load, "D": 256, "ROWS": 32},
+        {**pointers(kind, width, ""), "p_out": torch.float16, "first": 64, "rows": 1 << 16, "segment": 1 << 14,
+         "LOAD": load_codec(kv_spec(kind)).load, "D": width, "ROWS": prefill_triton._EXPANDED_ROWS},
         num_warps=4,
     ).check()  # fmt: skip

@@ -244,13 +244,17 @@ class Fidelity:
 
 @torch.inference_mode()
 def _read(model: Model, ids: Tensor, case: Case) -> tuple[Tensor, list[MeteredPlane], list[MeteredPlane]]:
-    """The head's inputs [n, E] after a prefill, and the planes of K and of V."""
-    sequence = model.new_sequence(case.kv, len(ids))
+    """The head's inputs [n, E] after a prefill, and the planes of K and of V.
+
+    The states are the reference's on every device, as kernels write rows without asking a plane.
+    """
+    spec, sequence = model.spec, model.new_sequence(case.kv, len(ids))
     keys: list[MeteredPlane] = []
     values: list[MeteredPlane] = []
-    for attends, state in zip(model.spec.attention, sequence.states, strict=True):
+    for place, attends in enumerate(spec.attention):
         if attends:
-            kv = cast(KVState, state)
+            capacity = cast(KVState, sequence.states[place]).keys.capacity
+            kv = sequence.states[place] = KVState(case.kv, spec.kv_heads, spec.head_dim, capacity, model.device)
             keys.append(MeteredPlane(kv.keys, case.rotated))
             values.append(MeteredPlane(kv.values, case.rotated))
             kv.keys, kv.values = keys[-1], values[-1]

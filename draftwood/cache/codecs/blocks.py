@@ -9,58 +9,51 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from draftwood.cache.codecs.words import halves, load_words
+from draftwood.cache.codecs.words import halves, load_words, numbers
 
 
 @triton.jit
-def load_numbers(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
-    """A number a block, fields [D / 32] -> [n, WIDTH / 32]."""
-    p_field += base * (D // 32) + start // 32
-    o_block = tl.arange(0, WIDTH // 32)
-    return tl.load(p_field + b_rows[:, None] * (D // 32) + o_block[None, :], mask=m_rows[:, None], other=0)
+def load_scales(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
+    """A half a block, fields float16 [D / 32], for every value: fp16 [n, WIDTH].
 
-
-@triton.jit
-def spread(b_number):
-    """[n, blocks] -> [n, 32 * blocks].
-
-    One load a block, spread by registers; an address for every value would be a load for every value.
+    One load for two blocks, spread by registers; an address for every value would be a load for every value.
     """
-    N: tl.constexpr = b_number.shape[0]
-    BLOCKS: tl.constexpr = b_number.shape[1]
-    return tl.reshape(tl.broadcast_to(b_number[:, :, None], (N, BLOCKS, 32)), (N, BLOCKS * 32))
+    N: tl.constexpr = b_rows.shape[0]
+    BLOCKS: tl.constexpr = WIDTH // 32
+    if WIDTH >= 64:
+        b_scale = halves(load_words(p_field, base, b_rows, m_rows, start // 64, WIDTH // 64, D // 64))
+    else:
+        b_scale = tl.load(p_field + base + b_rows, mask=m_rows, other=0.0)
+    b_scale = tl.reshape(b_scale, (N, BLOCKS, 1))
+    return tl.reshape(tl.broadcast_to(b_scale, (N, BLOCKS, 32)), (N, WIDTH))
 
 
 @triton.jit
 def load_nibbles(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
-    """Nibbles in pairs, int32 [n, WIDTH / 8, 2, 2] for `in_order`.
-
-    Word k of a block has the values 4 k + b and 16 + 4 k + b, b = 0 .. 3, in the halves of its byte b. The axes are the
-    half, b % 2 and b / 2: bytes 0 and 2 lie 16 bits apart, and are a pair.
-    """
+    """Nibbles as bytes, int32 [n, WIDTH / 4] for `in_order`: word k of a block has the values 4 k .. 4 k + 3 in the low
+    halves of its bytes and 16 + 4 k .. in the high ones; here two words follow each other."""
     b_word = load_words(p_field, base, b_rows, m_rows, start // 8, WIDTH // 8, D // 8)
-    b_word = tl.join(b_word, b_word >> 4)
-    return tl.join(b_word, b_word >> 8) & 0x000F000F
+    return tl.reshape(tl.join(b_word, b_word >> 4) & 0x0F0F0F0F, (b_rows.shape[0], WIDTH // 4))
 
 
 @triton.jit
 def load_fifth(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
     """Bit 4 of the codes in the places that `load_nibbles` has for them."""
     N: tl.constexpr = b_rows.shape[0]
-    b_fifth = load_numbers(p_field, base, b_rows, m_rows, start, WIDTH, D)
-    b_word = tl.reshape(b_fifth[:, :, None] >> (tl.arange(0, 4) * 4)[None, None, :], (N, WIDTH // 8))
-    b_word = tl.join(b_word, b_word >> 16) & 15
-    b_pair = b_word << 4 | b_word << 18
-    return tl.join(b_pair, b_pair >> 1) & 0x00100010
+    b_fifth = load_words(p_field, base, b_rows, m_rows, start // 32, WIDTH // 32, D // 32)
+    b_four = b_fifth[:, :, None] >> (tl.arange(0, 4) * 4)[None, None, :]
+    b_four = tl.join(b_four, b_four >> 16) & 15
+    # The product has bit j at 4 + 8 j, and others elsewhere.
+    return tl.reshape(b_four * 0x02040810 & 0x10101010, (N, WIDTH // 4))
 
 
 @triton.jit
 def in_order(b_codes, ZERO: tl.constexpr):
-    """Pairs of codes, int32 [n, WIDTH / 8, 2, 2] -> code - ZERO, fp16 [n, WIDTH]."""
+    """Codes as bytes, int32 [n, WIDTH / 4] -> code - ZERO, fp16 [n, WIDTH]."""
     N: tl.constexpr = b_codes.shape[0]
-    WORDS: tl.constexpr = b_codes.shape[1]
-    b_half = tl.reshape(halves(b_codes | 0x64006400), (N, WORDS // 4, 4, 2, 2, 2))
-    return tl.reshape(tl.permute(b_half, (0, 1, 3, 2, 5, 4)), (N, WORDS * 8)) - (1024.0 + ZERO)
+    BLOCKS: tl.constexpr = b_codes.shape[1] // 8
+    b_half = tl.reshape(numbers(b_codes), (N, BLOCKS, 4, 2, 4))
+    return tl.reshape(tl.permute(b_half, (0, 1, 3, 2, 4)), (N, BLOCKS * 32)) - (1024.0 + ZERO)
 
 
 @triton.jit

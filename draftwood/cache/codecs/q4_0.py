@@ -8,8 +8,7 @@ import triton.language as tl
 from draftwood.cache.codecs.blocks import (
     in_order,
     load_nibbles,
-    load_numbers,
-    spread,
+    load_scales,
     store_nibbles,
     store_numbers,
     symmetric,
@@ -19,9 +18,9 @@ from draftwood.kernels.codec import Codec
 
 @triton.jit
 def _load(tensors, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
-    b_scale = load_numbers(tensors[0], base, b_rows, m_rows, start, WIDTH, D)
+    b_scale = load_scales(tensors[0], base, b_rows, m_rows, start, WIDTH, D)
     b_codes = load_nibbles(tensors[1], base, b_rows, m_rows, start, WIDTH, D)
-    return in_order(b_codes, 8) * spread(b_scale)
+    return in_order(b_codes, 8) * b_scale
 
 
 @triton.jit

@@ -9,8 +9,7 @@ from draftwood.cache.codecs.blocks import (
     in_order,
     load_fifth,
     load_nibbles,
-    load_numbers,
-    spread,
+    load_scales,
     store_fifth,
     store_nibbles,
     store_numbers,
@@ -21,10 +20,10 @@ from draftwood.kernels.codec import Codec
 
 @triton.jit
 def _load(tensors, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
-    b_scale = load_numbers(tensors[0], base, b_rows, m_rows, start, WIDTH, D)
+    b_scale = load_scales(tensors[0], base, b_rows, m_rows, start, WIDTH, D)
     b_fifth = load_fifth(tensors[1], base, b_rows, m_rows, start, WIDTH, D)
     b_codes = load_nibbles(tensors[2], base, b_rows, m_rows, start, WIDTH, D)
-    return in_order(b_codes | b_fifth, 16) * spread(b_scale)
+    return in_order(b_codes | b_fifth, 16) * b_scale
 
 
 @triton.jit

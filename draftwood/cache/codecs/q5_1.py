@@ -9,23 +9,23 @@ from draftwood.cache.codecs.blocks import (
     in_order,
     load_fifth,
     load_nibbles,
-    load_numbers,
+    load_scales,
     spanning,
-    spread,
     store_fifth,
     store_nibbles,
     store_numbers,
 )
+from draftwood.cache.codecs.words import scaled
 from draftwood.kernels.codec import Codec
 
 
 @triton.jit
 def _load(tensors, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
-    b_scale = load_numbers(tensors[0], base, b_rows, m_rows, start, WIDTH, D)
-    b_low = load_numbers(tensors[1], base, b_rows, m_rows, start, WIDTH, D)
+    b_scale = load_scales(tensors[0], base, b_rows, m_rows, start, WIDTH, D)
+    b_low = load_scales(tensors[1], base, b_rows, m_rows, start, WIDTH, D)
     b_fifth = load_fifth(tensors[2], base, b_rows, m_rows, start, WIDTH, D)
     b_codes = load_nibbles(tensors[3], base, b_rows, m_rows, start, WIDTH, D)
-    return tl.fma(in_order(b_codes | b_fifth, 0), spread(b_scale), spread(b_low))
+    return scaled(in_order(b_codes | b_fifth, 0), b_scale, b_low)
 
 
 @triton.jit

@@ -5,20 +5,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from draftwood.cache.codecs.blocks import load_numbers, spread, store_numbers
-from draftwood.cache.codecs.words import halves, load_words
+from draftwood.cache.codecs.blocks import load_scales, store_numbers
+from draftwood.cache.codecs.words import load_words, numbers
 from draftwood.kernels.codec import Codec
 
 
 @triton.jit
 def _load(tensors, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
     N: tl.constexpr = b_rows.shape[0]
-    b_scale = load_numbers(tensors[0], base, b_rows, m_rows, start, WIDTH, D)
-    # With the signs turned, a byte is the code and 128. Bytes 0 and 2 of a word are a pair, and 1 and 3.
+    b_scale = load_scales(tensors[0], base, b_rows, m_rows, start, WIDTH, D)
+    # With the signs turned, a byte is the code and 128.
     b_word = load_words(tensors[1], base, b_rows, m_rows, start // 4, WIDTH // 4, D // 4) ^ -0x7F7F7F80
-    b_half = halves(tl.join(b_word, b_word >> 8) & 0x00FF00FF | 0x64006400)
-    b_codes = tl.reshape(tl.permute(b_half, (0, 1, 3, 2)), (N, WIDTH)) - 1152.0
-    return b_codes * spread(b_scale)
+    return (tl.reshape(numbers(b_word), (N, WIDTH)) - 1152.0) * b_scale
 
 
 @triton.jit

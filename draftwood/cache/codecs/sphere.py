@@ -21,48 +21,28 @@ _TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 
 
 @triton.jit
+def _load_norms(p_norm, base, b_rows, m_rows):
+    """fp16 [n], out of words of two rows each. The other row may be none: what is allocated ends on whole words."""
+    b_at = base + b_rows
+    b_word = tl.load(p_norm.to(tl.pointer_type(tl.int32)) + (b_at >> 1), mask=m_rows, other=0)
+    return (b_word >> ((b_at & 1) << 4).to(tl.int32)).to(tl.int16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
 def _bits(p_table, b_norm, NUMBER: tl.constexpr):
-    """A magnitude of rows as the bits of a half, int32 [n, 1]."""
+    """A magnitude of rows as the bits of a half, int32 [n, 1, 1, 1]."""
     b_half = (b_norm.to(tl.float32) * tl.load(p_table + NUMBER)).to(tl.float16)
-    return b_half.to(tl.int16, bitcast=True).to(tl.int32)[:, None]
+    return b_half.to(tl.int16, bitcast=True).to(tl.int32)[:, None, None, None]
 
 
 @triton.jit
-def _bytes(p_table, b_norm, FIRST: tl.constexpr):
-    """Low and high bytes of four magnitudes from number FIRST on, two int32 [n, 1]."""
-    b_0, b_1 = _bits(p_table, b_norm, FIRST), _bits(p_table, b_norm, FIRST + 1)
-    b_2, b_3 = _bits(p_table, b_norm, FIRST + 2), _bits(p_table, b_norm, FIRST + 3)
-    b_low = (b_0 & 255) | (b_1 & 255) << 8 | (b_2 & 255) << 16 | b_3 << 24
-    return b_low, b_0 >> 8 | (b_1 >> 8) << 8 | (b_2 >> 8) << 16 | (b_3 >> 8) << 24
-
-
-@triton.jit
-def _permuted(b_first, b_second, b_places):
-    """Four of the eight bytes of two words, by the nibbles of the low half of `b_places`, on NVIDIA."""
-    return tl.inline_asm_elementwise(
-        "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [b_first, b_second, b_places], dtype=tl.int32, is_pure=True, pack=1
-    )
-
-
-@triton.jit
-def _fields(b_word, first, BITS: tl.constexpr, COUNT: tl.constexpr):
-    """COUNT fields of BITS bits of words, from field `first` on: the first half from bit 0, the others from 16."""
-    if COUNT * BITS < 32:
-        HALF: tl.constexpr = COUNT // 2 * BITS
-        b_word = b_word >> (first * BITS)
-        b_word = (b_word & ((1 << HALF) - 1)) | ((b_word >> HALF) & ((1 << HALF) - 1)) << 16
-    return b_word
-
-
-@triton.jit
-def _apart(b_word, BITS: tl.constexpr, COUNT: tl.constexpr):
-    """Words of two runs of COUNT fields [n, W] -> [n, W, COUNT]: the fields' own runs at bits 0 and 16."""
-    N: tl.constexpr = b_word.shape[0]
-    W: tl.constexpr = b_word.shape[1]
-    for step in tl.static_range(5):
-        if COUNT >> step > 1:
-            b_word = tl.join(b_word, b_word >> (BITS * (COUNT >> (step + 1))))
-    return tl.reshape(b_word, (N, W, COUNT))
+def _with_signs(b_word, b_sign, PLACE: tl.constexpr):
+    """Words of sixteen codes of two bits, int32 [n, W], and of their signs -> words of eight codes of four, [n, W, 2]:
+    those of the even fields and of the odd ones, each with its sign at bit PLACE."""
+    b_code, b_sign = tl.join(b_word, b_word >> 2) & 0x33333333, tl.join(b_sign, b_sign >> 1) & 0x5555
+    b_sign = (b_sign | b_sign << 8) & 0x00550055
+    b_sign = (b_sign | b_sign << 4) & 0x05050505
+    return b_code | ((b_sign | b_sign << 2) & 0x11111111) << PLACE
 
 
 @triton.jit
@@ -74,7 +54,7 @@ def _chosen(b_zero, b_one, b_code, BIT: tl.constexpr):
 
 @triton.jit
 def _one_of_two(p_table, b_norm, b_code, FIRST: tl.constexpr):
-    b_zero, b_one = _bits(p_table, b_norm, FIRST)[:, :, None], _bits(p_table, b_norm, FIRST + 1)[:, :, None]
+    b_zero, b_one = _bits(p_table, b_norm, FIRST), _bits(p_table, b_norm, FIRST + 1)
     return _chosen(b_zero | b_zero << 16, b_one | b_one << 16, b_code, 0)
 
 
@@ -85,20 +65,70 @@ def _one_of_four(p_table, b_norm, b_code, FIRST: tl.constexpr):
 
 
 @triton.jit
-def _four_at_once(p_table, b_norm, b_word):
-    """Rows of tq4_0 by permutation: words [n, W] of eight codes -> fp16 [n, W, 8]."""
-    N: tl.constexpr = b_word.shape[0]
-    W: tl.constexpr = b_word.shape[1]
+def _by_bits(p_table, b_norm, b_word, first, FIELD: tl.constexpr, COUNT: tl.constexpr, NUMBERS: tl.constexpr):
+    """COUNT fields of words [n, W, S], from field `first` on, as values, fp16 [n, W, S, COUNT].
+
+    FIELD: bits of one, the sign above the number of one of NUMBERS magnitudes.
+    """
+    # The first half of the fields from bit 0 on, the others from 16: a shift brings a pair to the bottoms of halves.
+    if COUNT * FIELD < 32:
+        HALF: tl.constexpr = COUNT // 2 * FIELD
+        b_word = b_word >> (first * FIELD)
+        b_word = (b_word & ((1 << HALF) - 1)) | ((b_word >> HALF) & ((1 << HALF) - 1)) << 16
+    b_code = b_word
+    for step in tl.static_range(1, 5):
+        if COUNT >> step > 1:
+            b_code = tl.join(b_code, b_code >> (FIELD * (COUNT >> (step + 1))))
+    b_code = tl.reshape(b_code, (b_word.shape[0], b_word.shape[1], b_word.shape[2], COUNT // 2))
+    if NUMBERS == 8:
+        b_upper = _one_of_four(p_table, b_norm, b_code, 4)
+        b_pair = _chosen(_one_of_four(p_table, b_norm, b_code, 0), b_upper, b_code, 2)
+    elif NUMBERS == 4:
+        b_pair = _one_of_four(p_table, b_norm, b_code, 0)
+    else:
+        b_pair = _one_of_two(p_table, b_norm, b_code, 0)
+    b_half = halves(b_pair ^ (b_code << (16 - FIELD) & -0x7FFF8000))
+    return tl.reshape(tl.permute(b_half, (0, 1, 2, 4, 3)), (b_word.shape[0], b_word.shape[1], b_word.shape[2], COUNT))
+
+
+@triton.jit
+def _permuted(b_first, b_second, b_places):
+    """Four of the eight bytes of two words, by the nibbles of the low half of `b_places`, on NVIDIA."""
+    return tl.inline_asm_elementwise(
+        "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [b_first, b_second, b_places], dtype=tl.int32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def _bytes(p_table, b_norm, FIRST: tl.constexpr):
+    """Low and high bytes of four magnitudes from number FIRST on, two int32 [n, 1, 1, 1]."""
+    b_0, b_1 = _bits(p_table, b_norm, FIRST), _bits(p_table, b_norm, FIRST + 1)
+    b_2, b_3 = _bits(p_table, b_norm, FIRST + 2), _bits(p_table, b_norm, FIRST + 3)
+    b_low = (b_0 & 255) | (b_1 & 255) << 8 | (b_2 & 255) << 16 | b_3 << 24
+    return b_low, b_0 >> 8 | (b_1 >> 8) << 8 | (b_2 >> 8) << 16 | (b_3 >> 8) << 24
+
+
+@triton.jit
+def _by_permutation(p_table, b_norm, b_word, NUMBERS: tl.constexpr):
+    """As `_by_bits`, all eight fields of four bits and four or eight magnitudes, by byte permutations of NVIDIA.
+
+    Eight bytes to choose from are four magnitudes with their negatives, whose sign is at bit 2 of a field, or eight.
+    """
     b_low, b_high = _bytes(p_table, b_norm, 0)
-    b_more_low, b_more_high = _bytes(p_table, b_norm, 4)
-    b_word = tl.join(b_word, b_word >> 16)
-    b_number = b_word & 0x7777
-    b_low = _permuted(b_low[:, :, None], b_more_low[:, :, None], b_number)
-    b_high = _permuted(b_high[:, :, None], b_more_high[:, :, None], b_number)
-    b_high ^= _permuted(tl.full((1, 1, 1), 0x8000, tl.int32), tl.full((1, 1, 1), 0, tl.int32), b_word >> 3 & 0x1111)
-    b_first = _permuted(b_low, b_high, tl.full((1, 1, 1), 0x5140, tl.int32))
-    b_second = _permuted(b_low, b_high, tl.full((1, 1, 1), 0x7362, tl.int32))
-    return tl.reshape(halves(tl.join(b_first, b_second)), (N, W, 8))
+    b_four = tl.join(b_word, b_word >> 16)
+    ZERO: tl.constexpr = (1, 1, 1, 1)
+    if NUMBERS == 4:
+        b_low = _permuted(b_low, b_low, b_four)
+        b_high = _permuted(b_high, b_high ^ -0x7F7F7F80, b_four)
+    else:
+        b_more_low, b_more_high = _bytes(p_table, b_norm, 4)
+        b_number = b_four & 0x7777
+        b_low = _permuted(b_low, b_more_low, b_number)
+        b_high = _permuted(b_high, b_more_high, b_number)
+        b_high ^= _permuted(tl.full(ZERO, 0x8000, tl.int32), tl.full(ZERO, 0, tl.int32), b_four >> 3 & 0x1111)
+    b_first = _permuted(b_low, b_high, tl.full(ZERO, 0x5140, tl.int32))
+    b_second = _permuted(b_low, b_high, tl.full(ZERO, 0x7362, tl.int32))
+    return tl.reshape(halves(tl.join(b_first, b_second)), (b_word.shape[0], b_word.shape[1], b_word.shape[2], 8))
 
 
 @triton.jit
@@ -106,36 +136,22 @@ def load_coordinates(fields, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D
     """See `Codec.load`. fields: norm, codes, signs or None, table."""
     p_norm, p_codes, p_signs, p_table = fields
     N: tl.constexpr = b_rows.shape[0]
-    FIELD: tl.constexpr = BITS // 2 * 2
-    W: tl.constexpr = D * FIELD // 32
-    PAIRS: tl.constexpr = WIDTH // W // 2
-    b_norm = tl.load(p_norm + base + b_rows, mask=m_rows, other=0.0)
+    W: tl.constexpr = D * (BITS // 2 * 2) // 32
+    FIELD: tl.constexpr = 2 if BITS == 2 else 4
+    SIDES: tl.constexpr = 2 if BITS == 3 else 1
+    COUNT: tl.constexpr = WIDTH // W // SIDES
+    PERMUTES: tl.constexpr = BITS > 2 and WIDTH == D and on_nvidia()
+    b_norm = _load_norms(p_norm, base, b_rows, m_rows)
     b_word = load_words(p_codes, base, b_rows, m_rows, 0, W, W)
-    if BITS == 4 and WIDTH == D and on_nvidia():
-        b_half = _four_at_once(p_table, b_norm, b_word)
+    if BITS == 3:
+        b_sign = load_words(p_signs, base, b_rows, m_rows, 0, W // 2, W // 2)
+        b_word = _with_signs(b_word, tl.reshape(tl.join(b_sign, b_sign >> 16), (N, W)), 2 if PERMUTES else 3)
+    b_word = tl.reshape(b_word, (N, W, SIDES))
+    if PERMUTES:
+        b_half = _by_permutation(p_table, b_norm, b_word, 1 << (BITS - 1))
     else:
-        b_code = _apart(_fields(b_word, start // W, FIELD, 2 * PAIRS), FIELD, PAIRS)
-        if BITS == 4:
-            b_upper = _one_of_four(p_table, b_norm, b_code, 4)
-            b_pair = _chosen(_one_of_four(p_table, b_norm, b_code, 0), b_upper, b_code, 2)
-        elif BITS == 3 and on_nvidia():
-            b_low, b_high = _bytes(p_table, b_norm, 0)
-            # A code's low byte is one of the first four, its high byte the same one of the others.
-            b_places = ((b_code | b_code >> 8) & 0x0303) * 0x11 + 0x4040
-            b_pair = _permuted(b_low[:, :, None], b_high[:, :, None], b_places)
-        elif BITS == 3:
-            b_pair = _one_of_four(p_table, b_norm, b_code, 0)
-        else:
-            b_pair = _one_of_two(p_table, b_norm, b_code, 0)
-        if BITS == 3:
-            o_word = b_rows[:, None] * W + tl.arange(0, W)[None, :]
-            b_word = tl.load(p_signs + base * W + o_word, mask=m_rows[:, None], other=0).to(tl.int32)
-            b_sign = _apart(_fields(b_word, start // W, 1, 2 * PAIRS), 1, PAIRS) << 15
-        else:
-            b_sign = b_code << (16 - BITS)
-        # The halves of a pair are half of the fields apart.
-        b_half = tl.permute(halves(b_pair ^ (b_sign & -0x7FFF8000)), (0, 1, 3, 2))
-    return tl.reshape(tl.permute(tl.reshape(b_half, (N, W, 2 * PAIRS)), (0, 2, 1)), (N, WIDTH))
+        b_half = _by_bits(p_table, b_norm, b_word, start // (W * SIDES), FIELD, COUNT, 1 << (BITS - 1))
+    return tl.reshape(tl.permute(b_half, (0, 3, 2, 1)), (N, WIDTH))
 
 
 @triton.jit

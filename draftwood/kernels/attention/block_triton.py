@@ -34,7 +34,7 @@ class BlockTile:
 NVIDIA = {64: BlockTile(64, 64, 4, 3), 128: BlockTile(64, 64, 4, 2), 256: BlockTile(64, 32, 8, 2)}
 """By D, within 99 KiB of shared memory."""
 
-AMD = {64: BlockTile(64, 32, 4, 1), 128: BlockTile(64, 16, 8, 1)}
+AMD = {64: BlockTile(64, 32, 4, 1), 128: BlockTile(32, 16, 4, 1)}
 """On RDNA 3 operands of WMMA take twice the registers that they hold: heads of 256 values spill in every tile tried."""
 
 

@@ -2,12 +2,14 @@
 
 Letters: R nodes, H query heads, G KV heads, D head dim, C committed rows. A state is that of an online softmax over
 some positions: the largest score, the sum of the weights and the weighted sum of the values, both relative to it.
+Queries are staged as halves, each row with its power of two.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -17,7 +19,7 @@ from torch import Tensor
 from draftwood.batch import MAX_ROWS
 from draftwood.kernels._math import power
 from draftwood.kernels._rows import aligned, require
-from draftwood.kernels.chunks import LIMIT, PER_DOUBLING, SMALLEST, state_shape
+from draftwood.kernels.chunks import LARGEST, LIMIT, PER_DOUBLING, SMALLEST, state_shape
 from draftwood.kernels.codec import KeptRows
 
 
@@ -25,101 +27,122 @@ from draftwood.kernels.codec import KeptRows
 class Tiling:
     """How a device goes through the keys, whatever the rows of a pass.
 
-    rows: query rows of a program of the first launch, the most first; keys: of a block, and warps share these. piece:
+    rows: query rows of a program of `_bulk`, the most first; tail: of one of `_tail`, the heads of one node and group.
+    keys: of a block. stages: blocks in flight, where rows are kept as halves; coded_stages: where they are not. piece:
     values of a head that are multiplied at once, None for all.
     """
 
     rows: tuple[int, ...]
+    tail: int
     keys: int
     warps: int
     stages: int
+    coded_stages: int
     piece: int | None
 
+    def block(self, keys: KeptRows, values: KeptRows) -> dict[str, int]:
+        """Keys of a block and stages for these types; rows of float32 take the shared memory of twice as many."""
+        fields = keys.fields + values.fields
+        if any(field.dtype == torch.float32 for field in fields):
+            return {"KEYS": 32, "num_stages": min(self.stages, 2)}
+        halves = keys.halves is not None and values.halves is not None
+        return {"KEYS": self.keys, "num_stages": self.stages if halves else self.coded_stages}
 
-NVIDIA = Tiling(rows=(32, 16), keys=32, warps=4, stages=3, piece=None)
-"""From 64 rows on, Hopper would take another instruction, with other bits."""
 
-AMD = Tiling(rows=(16,), keys=32, warps=8, stages=1, piece=64)
+HOPPER = Tiling(rows=(64,), tail=64, keys=64, warps=4, stages=3, coded_stages=2, piece=None)
+"""64 rows are the M of wgmma, which takes queries, keys and values from shared memory: a program decodes a block once
+for all of them, and a warp has its rows' scores of all keys to itself. Two programs of coded rows fit a
+multiprocessor."""
+
+NVIDIA = Tiling(rows=(32, 16), tail=16, keys=32, warps=4, stages=3, coded_stages=3, piece=None)
+"""Others, with mma.m16n8k16 and 100 KiB of shared memory: warps share the keys of a block."""
+
+AMD = Tiling(rows=(16,), tail=16, keys=32, warps=8, stages=1, coded_stages=1, piece=64)
 """WMMA's left operand takes twice the registers: queries come a piece at a time."""
 
-TAIL_ROWS = 16
-"""Query rows of a program of the second launch: the heads of one node and group."""
+MOST_HEADS = 16
+"""That share keys."""
 
 _FOLDED, _COLUMNS = 16, 64
 """States, and values of each, that the last launch adds at once."""
 
 
 @triton.jit
-def _chunk_of(position, FIRST: tl.constexpr = SMALLEST, PER: tl.constexpr = PER_DOUBLING):
+def _chunk_of(position, FIRST: tl.constexpr = SMALLEST, PER: tl.constexpr = PER_DOUBLING,
+              MOST: tl.constexpr = LARGEST - SMALLEST):  # fmt: skip
     """As `chunks.chunk_of`."""
     doubling = (position.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
-    later = tl.maximum(doubling - (FIRST + PER), 0)
+    later = tl.minimum(tl.maximum(doubling - (FIRST + PER), 0), MOST)
     return (later << PER) + (position >> (FIRST + later))
 
 
 @triton.jit
-def _start_of(chunk, FIRST: tl.constexpr = SMALLEST, PER: tl.constexpr = PER_DOUBLING):
+def _start_of(chunk, FIRST: tl.constexpr = SMALLEST, PER: tl.constexpr = PER_DOUBLING,
+              MOST: tl.constexpr = LARGEST - SMALLEST):  # fmt: skip
     """As `chunks.start_of`."""
-    later = tl.maximum((chunk >> PER) - 1, 0)
+    later = tl.minimum(tl.maximum((chunk >> PER) - 1, 0), MOST)
     return (chunk - (later << PER)) << (FIRST + later)
 
 
 @triton.jit
-def _query_factor(p_q, o_q, m_q, scale, ROWS: tl.constexpr, PIECE: tl.constexpr, D: tl.constexpr):
-    """Per row a power of two that brings its largest value under 2**15, and its inverse."""
-    b_most = tl.zeros((ROWS,), tl.float32)
-    for start in tl.static_range(0, D, PIECE):
-        b_x = tl.load(p_q + o_q[:, None] + (start + tl.arange(0, PIECE))[None, :], mask=m_q[:, None], other=0.0)
-        b_most = tl.maximum(b_most, tl.max(tl.abs(b_x * scale), 1))
-    return power(b_most)
+def _stage(p_q, p_out, p_factor, scale, D: tl.constexpr):
+    """A query row times `scale` as halves, divided by a power of two that brings its largest under 2**15, and that."""
+    row = tl.program_id(0)
+    o_d = row * D + tl.arange(0, D)
+    b_q = tl.load(p_q + o_d) * scale
+    factor, inverse = power(tl.max(tl.abs(b_q), 0))
+    tl.store(p_out + o_d, (b_q * inverse).to(tl.float16))
+    tl.store(p_factor + row, factor)
 
 
 @triton.jit
-def _query(p_q, o_q, m_q, scale, b_inverse, start, WIDTH: tl.constexpr):
-    """Values start .. start+WIDTH-1 of the query rows as matrix operands."""
-    b_x = tl.load(p_q + o_q[:, None] + (start + tl.arange(0, WIDTH))[None, :], mask=m_q[:, None], other=0.0)
-    return (b_x * scale * b_inverse[:, None]).to(tl.float16)
+def _places(at, stop, C, staging, p_path, KEYS: tl.constexpr):
+    """Rows of the planes that hold positions at .. at+KEYS-1, and which of these are below `stop`."""
+    b_row = at + tl.arange(0, KEYS)
+    m_row = tl.full((KEYS,), True, tl.int1)
+    if p_path is not None:
+        m_row = b_row < stop
+        m_staged = b_row >= C
+        b_node = tl.load(p_path + (b_row - C), mask=m_row & m_staged, other=0)
+        b_row = tl.where(m_staged, staging + b_node, b_row)
+    return b_row, m_row
 
 
 @triton.jit
 def _continue(
-    b_top, b_sum, b_mix, p_q, o_q, m_q, scale, keys, values, base, first, stop, C, staging, p_path, width,
-    LOAD_K: tl.constexpr, LOAD_V: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, PIECE: tl.constexpr,
-    D: tl.constexpr,
+    b_top, b_sum, b_mix, p_q, p_factor, o_row, m_row, keys, values, base, first, stop, C, staging, p_path, width,
+    LOAD_K: tl.constexpr, LOAD_V: tl.constexpr, KEYS: tl.constexpr, PIECE: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """A state, continued over positions first .. stop-1, KEYS at a time.
 
-    first: a multiple of KEYS. base: the row of position 0. p_path: the staged nodes at positions C, C+1, ...; without
-    it all positions are below C. width: D, known at run time only: else the loop over pieces is unrolled, and all of
-    them take registers at once.
+    o_row, m_row: the query rows and which of them there are. first: a multiple of KEYS. base: the row of position 0.
+    p_path: the staged nodes at positions C, C+1, ...; without it all positions are below C, and stop is a multiple of
+    KEYS. width: D, known at run time only: else the loop over pieces is unrolled, and all of them take registers at
+    once.
 
     Two launches run this on the same block at different C, and must get the same bits. So products by powers of two
-    are exact, and the one sum that a compiler might fuse or not is fused.
+    are exact, and the sums that a compiler might fuse or not are fused.
     """
-    o_s = tl.arange(0, KEYS)
-    b_factor, b_inverse = _query_factor(p_q, o_q, m_q, scale, ROWS, PIECE, D)
+    b_factor = tl.load(p_factor + o_row, mask=m_row, other=1.0)
+    p_row = p_q + o_row[:, None] * D + tl.arange(0, PIECE)[None, :]
     if PIECE == D:
-        b_q = _query(p_q, o_q, m_q, scale, b_inverse, 0, D)
+        b_q = tl.load(p_row, mask=m_row[:, None], other=0.0)
     for at in range(first, stop, KEYS):
-        b_row = at + o_s
-        m_s = b_row < stop
-        if p_path is not None:
-            m_staged = b_row >= C
-            b_node = tl.load(p_path + (b_row - C), mask=m_s & m_staged, other=0)
-            b_row = tl.where(m_staged, staging + b_node, b_row)
+        b_at, m_at = _places(at, stop, C, staging, p_path, KEYS)
         if PIECE == D:
-            b_s = tl.dot(b_q, tl.trans(LOAD_K(keys, base, b_row, m_s, 0, D, D)))
+            b_s = tl.dot(b_q, tl.trans(LOAD_K(keys, base, b_at, m_at, 0, D, D)))
         else:
-            b_s = tl.zeros((ROWS, KEYS), tl.float32)
+            b_s = tl.zeros((o_row.shape[0], KEYS), tl.float32)
             for start in range(0, width, PIECE):
-                b_piece = _query(p_q, o_q, m_q, scale, b_inverse, start, PIECE)
-                b_s = tl.dot(b_piece, tl.trans(LOAD_K(keys, base, b_row, m_s, start, PIECE, D)), b_s)
-        b_v = LOAD_V(values, base, b_row, m_s, 0, D, D)
-        b_s = tl.where(m_s[None, :], b_s * b_factor[:, None], -float("inf"))
-        b_peak = tl.maximum(b_top, tl.max(b_s, 1))
-        b_p = tl.exp2(b_s - b_peak[:, None])
+                b_piece = tl.load(p_row + start, mask=m_row[:, None], other=0.0)
+                b_s = tl.dot(b_piece, tl.trans(LOAD_K(keys, base, b_at, m_at, start, PIECE, D)), b_s)
+        if p_path is not None:
+            b_s = tl.where(m_at[None, :], b_s, -float("inf"))
+        b_peak = tl.maximum(b_top, tl.max(b_s, 1) * b_factor)
+        b_p = tl.exp2(tl.fma(b_s, b_factor[:, None], -b_peak[:, None]))
         b_keep = tl.exp2(b_top - b_peak)
         b_sum = tl.fma(b_sum, b_keep, tl.sum(b_p, 1))
+        b_v = LOAD_V(values, base, b_at, m_at, 0, D, D)
         b_mix = tl.dot(b_p.to(tl.float16), b_v, b_mix * b_keep[:, None])
         b_top = b_peak
     return b_top, b_sum, b_mix
@@ -127,23 +150,25 @@ def _continue(
 
 @triton.jit(do_not_specialize=["all_rows"])
 def _bulk(
-    p_q, p_k0, p_k1, p_k2, p_k3, p_v0, p_v1, p_v2, p_v3, p_mixes, p_sums, p_committed, scale, all_rows, plane_rows,
+    p_q, p_k0, p_k1, p_k2, p_k3, p_v0, p_v1, p_v2, p_v3, p_mixes, p_sums, p_committed, p_factor, all_rows, plane_rows,
     width, LOAD_K: tl.constexpr, LOAD_V: tl.constexpr, H: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, PIECE: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """States of all query rows over the blocks of a chunk that lie below C."""
-    tile, group, chunk = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tile, group = tl.program_id(0), tl.program_id(1)
+    # The largest chunks begin.
+    chunk = tl.num_programs(2) - 1 - tl.program_id(2)
     first = _start_of(chunk)
     stop = tl.minimum(tl.load(p_committed).to(tl.int32) // KEYS * KEYS, _start_of(chunk + 1))
     if first < stop:
         HEADS: tl.constexpr = H // G
         o_row, o_d = tile * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
         m_q = o_row < all_rows
-        o_q = (o_row // HEADS * H + group * HEADS + o_row % HEADS) * D
+        o_q = o_row // HEADS * H + group * HEADS + o_row % HEADS
         b_top, b_sum, b_mix = _continue(
             tl.full((ROWS,), -float("inf"), tl.float32), tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS, D), tl.float32),
-            p_q, o_q, m_q, scale, (p_k0, p_k1, p_k2, p_k3), (p_v0, p_v1, p_v2, p_v3), group.to(tl.int64) * plane_rows,
-            first, stop, 0, 0, None, width, LOAD_K, LOAD_V, ROWS, KEYS, PIECE, D,
+            p_q, p_factor, o_q, m_q, (p_k0, p_k1, p_k2, p_k3), (p_v0, p_v1, p_v2, p_v3),
+            group.to(tl.int64) * plane_rows, first, stop, 0, 0, None, width, LOAD_K, LOAD_V, KEYS, PIECE, D,
         )  # fmt: skip
         state = (chunk * G + group).to(tl.int64) * all_rows
         tl.store(p_sums + state * 2 + o_row * 2, b_top, mask=m_q)
@@ -153,7 +178,7 @@ def _bulk(
 
 @triton.jit(do_not_specialize=["all_rows", "path_stride"])
 def _tail(
-    p_q, p_k0, p_k1, p_k2, p_k3, p_v0, p_v1, p_v2, p_v3, p_mixes, p_sums, p_committed, p_depth, p_ancestors, scale,
+    p_q, p_k0, p_k1, p_k2, p_k3, p_v0, p_v1, p_v2, p_v3, p_mixes, p_sums, p_committed, p_depth, p_ancestors, p_factor,
     all_rows, plane_rows, width, staging, path_stride, LOAD_K: tl.constexpr, LOAD_V: tl.constexpr, H: tl.constexpr,
     G: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, PIECE: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
@@ -162,7 +187,7 @@ def _tail(
     HEADS: tl.constexpr = H // G
     o_head, o_d = tl.arange(0, ROWS), tl.arange(0, D)
     m_q = o_head < HEADS
-    o_q = ((node * H + group * HEADS) + o_head) * D
+    o_q = node * H + group * HEADS + o_head
     o_row = node * HEADS + o_head
     committed = tl.load(p_committed).to(tl.int32)
     end = committed + tl.load(p_depth + node).to(tl.int32) + 1
@@ -176,10 +201,10 @@ def _tail(
         m_begun = m_q & (first > _start_of(chunk))
         b_top, b_sum, b_mix = _continue(
             tl.load(p_sum, mask=m_begun, other=-float("inf")), tl.load(p_sum + 1, mask=m_begun, other=0.0),
-            tl.load(p_mix, mask=m_begun[:, None], other=0.0), p_q, o_q, m_q, scale, (p_k0, p_k1, p_k2, p_k3),
+            tl.load(p_mix, mask=m_begun[:, None], other=0.0), p_q, p_factor, o_q, m_q, (p_k0, p_k1, p_k2, p_k3),
             (p_v0, p_v1, p_v2, p_v3), group.to(tl.int64) * plane_rows, first,
             tl.minimum(end, _start_of(chunk + 1)), committed, staging, p_ancestors + node * path_stride, width,
-            LOAD_K, LOAD_V, ROWS, KEYS, PIECE, D,
+            LOAD_K, LOAD_V, KEYS, PIECE, D,
         )  # fmt: skip
         tl.store(p_sum, b_top, mask=m_q)
         tl.store(p_sum + 1, b_sum, mask=m_q)
@@ -216,15 +241,13 @@ def _fold(
     tl.store(p_out + (node * H + head) * D + o_d, b_out / total)
 
 
+@cache
 def tiling_of(device: torch.device) -> Tiling:
     """The device's tiling."""
-    return AMD if device.type == "cuda" and torch.version.hip else NVIDIA
-
-
-def stages_of(tiling: Tiling, keys: KeptRows, values: KeptRows) -> int:
-    """Blocks of keys in flight; those of float32 rows take so much shared memory that two must do."""
-    wide = any(field.dtype == torch.float32 for field in keys.fields + values.fields)
-    return min(tiling.stages, 2) if wide else tiling.stages
+    if device.type == "cuda" and torch.version.hip:
+        return AMD
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+    return HOPPER if hopper else NVIDIA
 
 
 def attend_tree(
@@ -248,7 +271,7 @@ def attend_tree(
         and (ancestors.stride(1) == 1 or ancestors.shape[1] == 1),
         f"q {tuple(q.shape)}, depth {tuple(depth.shape)} and ancestors {tuple(ancestors.shape)} are not of one pass",
     )
-    require(heads % groups == 0 and heads // groups <= TAIL_ROWS, f"{heads} heads do not share {groups} by up to 16")
+    require(heads % groups == 0 and heads // groups <= MOST_HEADS, f"{heads} heads do not share {groups} by up to 16")
     require(width >= 32 and width & (width - 1) == 0, f"heads of {width} values: a power of two from 32 on is needed")
     require(
         plane_rows == values.rows and groups == values.heads and plane_rows * width < 1 << 31 and plane_rows < LIMIT,
@@ -261,17 +284,19 @@ def attend_tree(
     tile = next((rows_ for rows_ in reversed(tiling.rows) if rows_ >= rows), tiling.rows[0])
     piece = width if tiling.piece is None else min(tiling.piece, width)
     planes = *keys.pointers, *values.pointers
-    factor = scale * math.log2(math.e)
     options = {
-        "LOAD_K": keys.codec.load, "LOAD_V": values.codec.load, "H": heads, "G": groups, "KEYS": tiling.keys,
-        "PIECE": piece, "D": width, "num_warps": tiling.warps, "num_stages": stages_of(tiling, keys, values),
+        "LOAD_K": keys.codec.load, "LOAD_V": values.codec.load, "H": heads, "G": groups, "PIECE": piece, "D": width,
+        "num_warps": tiling.warps, **tiling.block(keys, values),
     }  # fmt: skip
+    staged = torch.empty(q.shape, dtype=torch.float16, device=q.device)
+    factor = torch.empty(nodes * heads, dtype=torch.float32, device=q.device)
+    _stage[(nodes * heads,)](q, staged, factor, scale * math.log2(math.e), D=width, num_warps=1)
     _bulk[(triton.cdiv(rows, tile), groups, shape[0])](
-        q, *planes, mixes, sums, committed, factor, rows, plane_rows, width, ROWS=tile, **options
+        staged, *planes, mixes, sums, committed, factor, rows, plane_rows, width, ROWS=tile, **options
     )
     _tail[(nodes, groups)](
-        q, *planes, mixes, sums, committed, depth, ancestors, factor, rows, plane_rows, width, staging,
-        ancestors.stride(0), ROWS=TAIL_ROWS, **options,
+        staged, *planes, mixes, sums, committed, depth, ancestors, factor, rows, plane_rows, width, staging,
+        ancestors.stride(0), ROWS=tiling.tail, **options,
     )  # fmt: skip
     out = torch.empty_like(q)
     columns = min(_COLUMNS, width)
