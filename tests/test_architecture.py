@@ -160,7 +160,7 @@ from draftwood.cli.main import main
 for name in sys.argv[1:]:
     assert main([*name.split(), "--help"]) == 0
 """
-    benches = ("bench", "bench he", "bench kv", "bench round", "bench baseline")
+    benches = ("bench", "bench he", "bench kv", "bench round", "bench baseline", "bench ctx", "bench guide")
     commands = ("", "run", "chat", "pull", *benches, "doctor", "demo", "plan", "synth", "train")
     shown = without_torch(code, *commands)
     assert shown.count("Usage: draftwood") == len(commands)

@@ -16,10 +16,12 @@ def draw(runs: Sequence[RoundRun], title: str, path: Path) -> None:
     """Write a PNG, a panel for each context."""
     figure = blank("--png")
     contexts = list(dict.fromkeys(run.context for run in runs))
+    several = len({run.kv for run in runs}) > 1
     panels = figure.subplots(1, len(contexts), sharey=True, squeeze=False)[0]
     for axes, context in zip(panels, contexts, strict=True):
         shown = [run for run in runs if run.context == context]
-        names, bottom = [run.name for run in shown], [0.0] * len(shown)
+        names = [f"{run.name} {run.kv}" if several else run.name for run in shown]
+        bottom = [0.0] * len(shown)
         parts = {stage: [run.stages[stage].middle for run in shown] for stage in STAGES}
         parts["host"] = [run.host.middle for run in shown]
         for (name, heights), colour in zip(parts.items(), _COLOURS, strict=True):

@@ -48,6 +48,14 @@ class LayerState(ABC):
     def restore(self, snapshot: Any) -> None:
         """Return to a snapshot of this state."""
 
+    def mark(self) -> Any:
+        """What `rewind` needs to come back here after more tokens; less than a snapshot where rows stay in place."""
+        return self.snapshot()
+
+    def rewind(self, mark: Any) -> None:
+        """Return to a mark, from a sequence that has only grown since."""
+        self.restore(mark)
+
     @abstractmethod
     def fill_random(self, length: int, seed: int) -> None:
         """From nothing to `length` tokens that nobody read: normally distributed values, for benchmarks."""

@@ -5,8 +5,8 @@ round can be captured in a graph. The tape is as in `recurrent`, with the window
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class DeviceRecurrentState(LayerState):
             zeros(buffer, device)
             for buffer in tape_buffers(rows, shape.value_heads, shape.channels, tape, len(weights.conv) - 1)
         )
+        self._slots: Tensor | None = None
         self.layer = DeltaLayer(weights.conv, weights.rate, weights.bias, self.state, self.window, raw, decay, beta)
         self.length = 0
 
@@ -44,10 +45,10 @@ class DeviceRecurrentState(LayerState):
 
     def stage(self, raw: Tensor, a: Tensor, b: Tensor, step: DecodeStep) -> Tensor:
         """See RecurrentState."""
+        if self._slots is None:
+            self._slots = _slots(self.shape, self._device, self._rows)
         visits = self._form.stage_nodes(raw, a, b, step.plan, self.layer, self.shape)
-        return self._form.tree_rule(
-            visits, step.plan, self.state, _slots(self.shape, self._device, self._rows), self.shape
-        )
+        return self._form.tree_rule(visits, step.plan, self.state, self._slots, self.shape)
 
     def commit(self, path: Tensor, count: int) -> None:
         """Replay the nodes `path[:count]` from the tape."""
@@ -87,6 +88,10 @@ class DeviceRecurrentState(LayerState):
         self.state.copy_(state)
         self.window.copy_(window)
 
+    def mark(self) -> Any:
+        """A snapshot in the host's memory, so that the device needs room for one state only."""
+        return self.length, self.state.cpu(), self.window.cpu()
+
     def fill_random(self, length: int, seed: int) -> None:
         """See LayerState."""
         generator = torch.Generator(self._device).manual_seed(seed)
@@ -100,7 +105,16 @@ class DeviceRecurrentState(LayerState):
         return sum(t.nbytes for t in (self.state, self.window, self.layer.raw, self.layer.decay, self.layer.beta))
 
 
-@cache
+_SLOTS: WeakValueDictionary[tuple[DeltaShape, str, int], Tensor] = WeakValueDictionary()
+
+
 def _slots(shape: DeltaShape, device: str, rows: int) -> Tensor:
-    """Scratch for the states at a tree's branches, one for all layers."""
-    return torch.empty(slot_shape(rows, shape.value_heads, shape.key_dim, shape.value_dim), device=device)
+    """Scratch for the states at a tree's branches: one for all layers, as long as one of their states lives.
+
+    What outlived its model would keep the whole block of torch's pool that it was cut from (`engine.memory`).
+    """
+    made = _SLOTS.get((shape, device, rows))
+    if made is None:
+        made = torch.empty(slot_shape(rows, shape.value_heads, shape.key_dim, shape.value_dim), device=device)
+        _SLOTS[shape, device, rows] = made
+    return made

@@ -122,6 +122,14 @@ class KVState(LayerState):
             for name, buffer in plane.buffers().items():
                 buffer[:, : self.held] = rows[axis][name]
 
+    def mark(self) -> Any:
+        """The length: what is committed later lies behind it."""
+        return self.length
+
+    def rewind(self, mark: Any) -> None:
+        """Return to a mark."""
+        self.truncate(mark)
+
     def fill_random(self, length: int, seed: int) -> None:
         """Append so many random rows to an empty cache, which encodes them as it would any others."""
         plane = self.keys

@@ -56,6 +56,11 @@ def kv_spec(name: str) -> KVSpec:
     return spec
 
 
+def kv_label(pair: tuple[KVSpec, KVSpec]) -> str:
+    """One name, or both as in "q8_0/f16" where K and V differ."""
+    return "/".join(dict.fromkeys(kind.name for kind in pair))
+
+
 def kv_pair(name: str) -> tuple[KVSpec, KVSpec]:
     """`"q8_0"` or `"q8_0/f16"` -> the types of K and V."""
     key, slash, value = name.partition("/")

@@ -87,6 +87,11 @@ class Sequence:
         self.tokens[:length] = 0
         self._advance(length)
 
+    def skip(self, count: int) -> None:
+        """Go on by `count` tokens whose rows nobody wrote: for passes whose results nobody reads."""
+        self._noted(count)
+        self._advance(count)
+
     def _advance(self, count: int) -> None:
         self.length += count
         self.committed.fill_(self.length)
@@ -102,6 +107,17 @@ class Sequence:
         self.tokens[: self.length] = tokens
         for state, saved in zip(self.states, states, strict=True):
             state.restore(saved)
+
+    def mark(self) -> Any:
+        """What `rewind` needs to come back here after more tokens were committed; rows of K and V are not copied."""
+        return self.length, [state.mark() for state in self.states]
+
+    def rewind(self, mark: Any) -> None:
+        """Drop what was committed since a mark, and let states be what they were."""
+        length, states = mark
+        for state, saved in zip(self.states, states, strict=True):
+            state.rewind(saved)
+        self._advance(length - self.length)
 
     @property
     def nbytes(self) -> int:

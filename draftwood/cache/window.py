@@ -84,6 +84,14 @@ class WindowedKVState(KVState):
         self.first, rows = snapshot
         super().restore(rows)
 
+    def mark(self) -> Any:
+        """A snapshot, as later rows take the place of these."""
+        return self.snapshot()
+
+    def rewind(self, mark: Any) -> None:
+        """Return to a mark."""
+        self.restore(mark)
+
     def make_room(self, count: int) -> bool:
         """See KVState; the staging area may be written too."""
         if self.held + count <= self.keys.rows:

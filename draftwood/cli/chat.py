@@ -45,6 +45,9 @@ def chat(
     draft_swa: options.DraftWindowOption = None,
     temp: options.TemperatureOption = 0.0,
     seed: options.SeedOption = 0,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
+    vram: options.VramOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
     dtype: options.DtypeOption = options.Dtype.auto,
     threads: options.ThreadsOption = None,
@@ -65,6 +68,9 @@ def chat(
         device,
         dtype,
         threads=threads,
+        weights=weights,
+        token_table=token_table,
+        vram=vram,
         draft_window=draft_swa,
     )
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]

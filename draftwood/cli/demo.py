@@ -46,6 +46,9 @@ def demo(
         ),
     ] = 128,
     draft: options.DefaultDraftOption = None,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
+    vram: options.VramOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
 ) -> None:
     """See it work with a small model.
@@ -64,7 +67,7 @@ def demo(
     draft = draft_for("demo", draft)
     plain([_INTRODUCTION, _GUESSES[named_drafter(draft) is None], ""])
     prompts = load_prompts(resolve("humaneval"))
-    engine = open_engine("demo", draft, device=device)
+    engine = open_engine("demo", draft, device=device, weights=weights, token_table=token_table, vram=vram)
     editing = editing_prompt(engine.tokenizer.chat_template)
     edit = SamplingParams(max_tokens=_EDIT_TOKENS)
     plain(["An editing task:", "", REQUEST, "", "The model's answer, live (its first line is given):", ""])

@@ -43,6 +43,9 @@ def doctor(
         str | None,
         typer.Option("--draft", metavar="DRAFT", help="Also print what this draft is, and whether it fits --target."),
     ] = None,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
+    vram: options.VramOption = None,
     device: options.DeviceOption = options.DeviceName.auto,
 ) -> None:
     """Show what this machine has and what is missing.
@@ -54,7 +57,9 @@ def doctor(
     if target is None:
         plain(_machine())
         return
-    engine = open_engine(target, draft, max_context=_CHECK_CONTEXT, device=device)
+    engine = open_engine(
+        target, draft, max_context=_CHECK_CONTEXT, device=device, weights=weights, token_table=token_table, vram=vram
+    )
     facts = {name.replace("_", " "): str(value) for name, value in engine.describe().items()}
     plain(_row(name, value) for name, value in (facts | engine.drafter.facts()).items())
     if draft is not None:

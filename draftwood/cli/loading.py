@@ -36,7 +36,7 @@ def open_engine(
     from draftwood.engine.sources import located
 
     target = located(target)
-    draft_name = None if draft is None else _draft(draft)
+    draft_name = None if draft is None else draft_located(draft)
     with waiting(f"loading {Path(target).name}") if spinner else nullcontext() as progress:
         from draftwood.engine.engine import Engine
 
@@ -49,6 +49,8 @@ def open_engine(
             dtype=dtype,
             **{name: value for name, value in settings.items() if value is not None},
         )
+    if engine.memory is not None:
+        note(engine.memory.summary())
     if engine.synthetic:
         note(f"{Path(target).name} is synthetic: its weights are random, and what it writes means nothing")
     return engine
@@ -65,8 +67,8 @@ def kv_name(key_type: str | None, value_type: str | None) -> str | None:
     return f"{kv_spec(key).name}/{kv_spec(value).name}"
 
 
-def _draft(draft: str) -> str:
-    """The name of a drafter that needs no file, or what `open_draft` takes."""
+def draft_located(draft: str) -> str:
+    """The name of a drafter that needs no file, or what `open_draft` takes, fetched if need be."""
     from draftwood.decode.drafters.registry import named_drafter
     from draftwood.engine.fetch import DRAFTS
     from draftwood.engine.sources import located

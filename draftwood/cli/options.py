@@ -58,6 +58,22 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class WeightsName(StrEnum):
+    """How weights are kept on a GPU, with the same values."""
+
+    auto = "auto"
+    fast = "fast"
+    compact = "compact"
+
+
+class TableName(StrEnum):
+    """Where the token table lies."""
+
+    auto = "auto"
+    device = "device"
+    host = "host"
+
+
 def within(flag: str, low: int, high: int | None = None) -> Callable[[int | None], int | None]:
     """An option callback that refuses a value outside low..high; a value that is None was not given.
 
@@ -154,7 +170,8 @@ DraftKeyTypeOption = Annotated[
         "--draft-type-k",
         "-ctkd",
         metavar="T",
-        help="How the draft model's own keys are kept; as its values if left out; without both q8_0, on a CPU f32.",
+        help="How the draft model's own keys are kept; as its values if left out; without both q8_0, or 4 bits "
+        "where that is what fits, on a CPU f32.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -176,6 +193,33 @@ DraftWindowOption = Annotated[
         metavar="N",
         help="How many tokens back all of a draft's layers but the last see, or off; what its file says if left out.",
         rich_help_panel=DRAFTING,
+    ),
+]
+WeightsOption = Annotated[
+    WeightsName | None,
+    typer.Option(
+        "--weights",
+        help="How a GPU keeps weights, with the same values: fast, or compact in fewer bytes; auto, as if "
+        "left out, is fast where that fits.",
+        rich_help_panel=MACHINE,
+    ),
+]
+TableOption = Annotated[
+    TableName | None,
+    typer.Option(
+        "--token-table",
+        help="Where the token table lies: on the device, or on the host, which a GPU reads it from; auto, as if left "
+        "out, is the device where it fits.",
+        rich_help_panel=MACHINE,
+    ),
+]
+VramOption = Annotated[
+    str | None,
+    typer.Option(
+        "--vram",
+        metavar="SIZE",
+        help="The card's memory that may be used, as in 24GiB; what is free of it if left out.",
+        rich_help_panel=MACHINE,
     ),
 ]
 DeviceOption = Annotated[

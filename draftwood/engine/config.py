@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from draftwood.cache.registry import kv_pair
 from draftwood.decode.tree import ROOT_ONLY, TreeShape, check_budget
 from draftwood.errors import UsageError
+from draftwood.kernels.layouts import WEIGHTS
 from draftwood.models.draft_spec import CAUSAL, TAP_SHIFTS, check_window
+from draftwood.planner.hardware import parse_memory
 
 DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
+LAYOUTS = ("auto", *WEIGHTS)
+TABLES = ("auto", "device", "host")
 
 AUTO_CONTEXT = -1
-"""A `max_context` that the planner is to choose once the model is loaded; `Engine.load` also takes "auto" for it."""
+"""A `max_context` that the planner is to choose; `Engine.load` also takes "auto" for it."""
 
 MAX_THREADS = 1024
 DEFAULT_TREE_BUDGET = 22
@@ -37,7 +41,11 @@ class EngineConfig:
     ("demo", made for that target), "hf:OWNER/REPO/FILE" or "synthetic:qwen3.6-27b-dflash:q4_k_m".
     kv: KV type of the target's cache, "K/V" for two; "auto" is f32 on a CPU and f16 on a GPU. draft_kv: the same for
     the draft's own cache, where rounding can cost guesses but no token; "auto" is f32 on a CPU and q8_0 on a GPU.
-    max_context: tokens of prompt and answer together, or AUTO_CONTEXT; then kv "auto" is the planner's choice on a GPU.
+    On a GPU where these do not fit, "auto" is the planner's choice, as is kv with AUTO_CONTEXT.
+    max_context: tokens of prompt and answer together, or AUTO_CONTEXT, as many as fit.
+    weights: on a GPU "fast", or "compact" with the same values in fewer bytes. token_table: "device", or "host" for
+    memory of the host that a GPU reads it from. Both are "auto" where the plan is to decide: fast, and on the device,
+    where that fits. vram: memory of the card that may be used, as in "24GiB"; None: what is free of it.
     device: "auto", "cpu" or "cuda" (ROCm devices are "cuda" to torch). dtype: "auto", "float32" (oracle form) or
     "bfloat16". draft_causal: in-block causality, "file" obeys the draft (DESIGN section 8). draft_block: rows of a
     draft block. tap_shift: what to subtract from the draft's target layer numbers. draft_window: how far back the
@@ -59,6 +67,9 @@ class EngineConfig:
     draft_window: int | None = None
     threads: int | None = None
     assume_acceptance: float | None = None
+    weights: str = "auto"
+    token_table: str = "auto"
+    vram: str | None = None
 
     def __post_init__(self) -> None:
         if (
@@ -74,6 +85,10 @@ class EngineConfig:
         check_assumption(self.assume_acceptance)
         one_of("dtype", self.dtype, DTYPES)
         one_of("device", self.device, DEVICES)
+        one_of("weights", self.weights, LAYOUTS)
+        one_of("token_table", self.token_table, TABLES)
+        if self.vram is not None:
+            parse_memory(str(self.vram))
         one_of("draft_causal", self.draft_causal, CAUSAL)
         one_of("tap_shift", self.tap_shift, TAP_SHIFTS)
         check_window(self.draft_window)

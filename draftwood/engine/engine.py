@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from draftwood.batch import PASS_TOKENS, ForwardInput
+from draftwood.batch import MAX_ROWS, PASS_TOKENS, ForwardInput
+from draftwood.cache.registry import kv_label
 from draftwood.cache.sequence import Sequence as SequenceState
-from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.params import SamplingParams
@@ -24,13 +24,24 @@ from draftwood.decode.policy import Arm, AutoPolicy, arms_for
 from draftwood.decode.round import Decoder, RoundOutcome
 from draftwood.decode.sampling import KeyedDraw, Sampler
 from draftwood.decode.stats import Statistics, StatisticsRecorder
-from draftwood.decode.tree import TreeShape
+from draftwood.decode.tree import ROOT_ONLY, TreeShape
 from draftwood.engine import costs
 from draftwood.engine.config import AUTO_CONTEXT, METHODS, EngineConfig, Shaping, check_method
-from draftwood.engine.loader import LoadedTarget, load_drafter, load_target, pick_device, pick_draft_kv, pick_kv
-from draftwood.engine.planning import settle
+from draftwood.engine.loader import (
+    LoadedTarget,
+    check_assumable,
+    load_drafter,
+    load_target,
+    pick_device,
+    pick_draft_kv,
+    pick_kv,
+)
+from draftwood.engine.memory import MemoryPlan, lift_cap
+from draftwood.engine.planning import prepare, settle
 from draftwood.engine.request import GenerationEvent, GenerationResult
 from draftwood.engine.runner import Runner, assumption, check_assumed
+from draftwood.engine.sources import open_target
+from draftwood.engine.warm_up import warm_up
 from draftwood.errors import UsageError
 from draftwood.models import known
 from draftwood.prefill.dense import read_prompt
@@ -39,6 +50,8 @@ from draftwood.text.stream import TextStream
 AUTO_DEPTHS: dict[str, dict[int, int]] = {"chain": {1: 1, 3: 3, 7: 7, 15: 15}, "tree": {3: 7, 7: 15, 15: 31}}
 """Depths that `auto` considers, with their budgets. A full pass then has whole tiles of four and eight rows."""
 
+_BUSY = "this engine is already generating; finish or close that stream first."
+
 _COMPILED_TOKENS = 3
 """One of the prompt, one of a round step by step, one of its graph."""
 
@@ -46,18 +59,29 @@ _COMPILED_TOKENS = 3
 class Engine:
     """A target and its drafter on one device.
 
+    memory: what was planned of a GPU's memory and what is used of it; None where nothing was planned.
+
     >>> engine = Engine.load(target="demo", draft="lookup")
     >>> result = engine.generate("def add(a, b):", SamplingParams(max_tokens=32))
     >>> result.text, result.stats.acceptance_length
     """
 
-    def __init__(self, config: EngineConfig, target: LoadedTarget, drafter: Drafter, device: str) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        target: LoadedTarget,
+        drafter: Drafter,
+        device: str,
+        memory: MemoryPlan | None = None,
+    ) -> None:
         self.config, self.target, self.drafter, self.device = config, target, drafter, device
+        self.memory = memory
         self.kv = pick_kv(config.kv, device)
         self.last_statistics: Statistics | None = None
         self._plain = NoDrafter()
         self._runners: dict[str, Runner] = {}
-        self._device_sequence: SequenceState | None = None
+        self._pool = None if device == "cpu" else torch.cuda.graph_pool_handle()
+        self._rounds_memory: torch.cuda.CUDAGraph | None = None
         self._busy = False  # one drafter and its cache serve one stream at a time
 
     @classmethod
@@ -68,7 +92,7 @@ class Engine:
 
         progress: told what is done after the files are read, where that may take a while.
         Raises UsageError for a wrong argument, FileError (or a kind of it) for a file that cannot be used,
-        DownloadError when a named model cannot be fetched.
+        DownloadError when a named model cannot be fetched, DeviceError where what is asked for does not fit.
         """
         if options.get("max_context") == "auto":
             options["max_context"] = AUTO_CONTEXT
@@ -81,16 +105,41 @@ class Engine:
         device = pick_device(config.device)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        loaded = load_target(config, device)
-        config = settle(config, loaded.source, device)
-        engine = cls(config, loaded, load_drafter(config, loaded.model, device), device)
-        if device != "cpu":
-            if progress is not None:
-                progress(f"compiling kernels for {_kv_name(engine.kv)} caches")
+        source = open_target(config.target)
+        if config.assume_acceptance is not None:
+            check_assumable(source, device)
+        config, memory = prepare(config, source, device)
+        if memory is not None:
+            memory.set_aside()
+        elif device != "cpu":
+            lift_cap()
+        loaded = load_target(config, device, source)
+        if memory is None:
+            config = settle(config, source, device)
+        engine = cls(config, loaded, load_drafter(config, loaded.model, device), device, memory)
+        if device != "cpu" and progress is not None:
+            progress(f"compiling kernels for {kv_label(engine.kv)} caches")
+        if device != "cpu" and memory is None:
             engine._compile()
         if engine.drafter.max_depth and config.assume_acceptance is None:
             _ = engine.policy  # measured now, so that the first request does not wait for it
+        if memory is not None:
+            engine._take_memory(memory)
         return engine
+
+    def _take_memory(self, memory: MemoryPlan) -> None:
+        """Allocate and compile what requests will use: the sequence, the rounds' graphs, a long prompt's scratch."""
+        if self.sequence is None or self._pool is None:
+            self._compile()
+            return
+        self._rounds_memory = memory.set_aside_rounds(self._pool)
+        drafter = self.drafter if self.drafter.on_device else self._plain
+        shapes = [ROOT_ONLY]
+        if drafter.max_depth:  # an assumed acceptance is of shapes that requests name
+            shapes = [arm.shape for arm in self.policy.arms] if self.config.assume_acceptance is None else []
+        runner = self._runner(drafter, SamplingParams())
+        if runner is not None:
+            warm_up(runner, shapes)
 
     def _compile(self) -> None:
         """A few plain tokens, so that a GPU has the kernels of prompts and rounds before the first request."""
@@ -156,19 +205,21 @@ class Engine:
         """Teacher-forced logits, float32 [len(ids), V]: row i follows ids[: i + 1]."""
         prompt = self._tensor(self._checked(ids))
         model, rows = self.target.model, []
-        sequence = self._new_sequence(len(prompt))
+        if self._busy:
+            raise UsageError(_BUSY)
+        sequence = self._empty_sequence(len(prompt))
         for first in range(0, len(prompt), PASS_TOKENS):
             part = prompt[first : first + PASS_TOKENS]
             positions = torch.arange(first, first + len(part), device=self.device)
-            rows.append(
-                model.logits(
-                    model.prefill(ForwardInput(part, positions, offsets=(0, len(part))), sequence).hidden
-                ).cpu()
-            )
+            hidden = model.prefill(ForwardInput(part, positions, offsets=(0, len(part))), sequence).hidden
+            rows += [model.logits(some).cpu() for some in hidden.split(MAX_ROWS)]
         return torch.cat(rows).numpy()
 
     def describe(self) -> dict[str, Any]:
-        """What is loaded and how: file names, device, KV types, weight forms with their share of the GGUF bytes."""
+        """What is loaded and how: file names, device, KV types, weight forms with their share of the GGUF bytes.
+
+        On a GPU also the layout of weights, the token table's place and, where there is a plan, its bytes.
+        """
         forms = sorted(self.target.weight_forms.items(), key=lambda item: -item[1])
         return {
             "target": _labelled(self.target.name, self.target.source.synthetic),
@@ -181,11 +232,19 @@ class Engine:
             "device": self.device if self.device == "cpu" else torch.cuda.get_device_name(),
             "dtype": self.config.dtype,
             "weight_form": ", ".join(f"{form} {100 * share:.0f} %" for form, share in forms),
-            "kv": _kv_name(self.kv),
-            "draft_kv": _kv_name(pick_draft_kv(self.config.draft_kv, self.device)),
+            "kv": kv_label(self.kv),
+            "draft_kv": kv_label(pick_draft_kv(self.config.draft_kv, self.device)),
             "max_context": self.config.max_context,
             "threads": torch.get_num_threads(),
+            **self._places(),
         }
+
+    def _places(self) -> dict[str, Any]:
+        """How weights lie on a GPU, and what was planned there."""
+        if self.device == "cpu":
+            return {}
+        planned = {} if self.memory is None else {"planned_bytes": self.memory.planned_bytes}
+        return {"weights": self.config.weights, "token_table": self.config.token_table, **planned}
 
     @cached_property
     def policy(self) -> AutoPolicy:
@@ -204,6 +263,8 @@ class Engine:
         plan: Plan,
         progress: Callable[[int], None] | None,
     ) -> Generator[GenerationEvent, None, None]:
+        if self._busy:
+            raise UsageError(_BUSY)
         model, drafter = self.target.model, plan.drafter
         prompt = self._tensor(ids)
         runner = self._runner(drafter, params)
@@ -212,7 +273,7 @@ class Engine:
                 "an acceptance can be assumed in rounds captured on a GPU only, which dtype float32, some sampling "
                 "options and unusual head widths rule out; change these or leave --assume-acceptance out."
             )
-        sequence = self._new_sequence(len(ids) + limit) if runner is None else runner.sequence
+        sequence = self._empty_sequence(len(ids) + limit)
         recorder = StatisticsRecorder(plan.method, plan.budget, len(ids), drafter.block_size, assumed=plan.assumed)
         stops = set(params.stop_token_ids)
         if not params.ignore_eos and self.tokenizer is not None:
@@ -247,13 +308,9 @@ class Engine:
                 result = GenerationResult(list(emitted), "".join(pieces), finish, self.last_statistics)
             return GenerationEvent(tokens, piece, result)
 
-        if self._busy:
-            raise UsageError("this engine is already generating; finish or close that stream first.")
         self._busy = True
         try:
             start = time.perf_counter()
-            if runner is not None:
-                sequence.truncate(0)
             drafter.start(prompt)
             hidden = read_prompt(model, sequence, prompt, drafter.wants, drafter.observe, progress=progress)
             logits, place, no_path = model.logits(hidden), prompt.new_tensor([len(ids)]), prompt.new_empty(1, 0)
@@ -282,22 +339,45 @@ class Engine:
             self._busy = False
             self.last_statistics = figures()
 
+    @cached_property
+    def sequence(self) -> SequenceState | None:
+        """On a GPU the states that all requests use, one after the other, as a plan has room for one sequence.
+
+        None where a request has its own: on a CPU, and where a state cannot go back to its start.
+        """
+        if self.device == "cpu":
+            return None
+        with torch.inference_mode(False):  # it outlives the request that asks first
+            sequence = self._new_sequence(self.config.max_context)
+        return sequence if sequence.on_device else None
+
+    def _empty_sequence(self, capacity: int) -> SequenceState:
+        """For a request of so many tokens."""
+        if self.sequence is None:
+            return self._new_sequence(capacity)
+        self.sequence.truncate(0)
+        return self.sequence
+
+    def captured(self, drafts: bool) -> Runner | None:
+        """What runs greedy requests on the engine's own sequence, with its draft or without; None where rounds need the
+        host."""
+        return self._runner(self.drafter if drafts else self._plain, SamplingParams())
+
     def _runner(self, drafter: Drafter, params: SamplingParams) -> Runner | None:
         """Captured rounds with this drafter, where the device, the drafter and what the request asks for allow them."""
         if self.device == "cpu" or not drafter.on_device or not KeyedDraw.serves(params):
             return None
-        if self._device_sequence is None:
-            self._device_sequence = self._new_sequence(self.config.max_context)
-        if not self._device_sequence.on_device:
+        if self.sequence is None:
             return None
         if drafter.name not in self._runners:
             mean = None if drafter is self._plain else self.config.assume_acceptance
             self._runners[drafter.name] = Runner(
                 self.target.model,
-                self._device_sequence,
+                self.sequence,
                 drafter,
                 KeyedDraw(self.device),
                 None if mean is None else assumption(mean, self.device),
+                self._pool,
             )
         return self._runners[drafter.name]
 
@@ -378,8 +458,3 @@ class Plan:
 def _labelled(name: str, synthetic: bool) -> str:
     """A model's name, which says so where its weights are made up (DESIGN law 5)."""
     return f"{name} (synthetic)" if synthetic and known.SYNTHETIC not in name else name
-
-
-def _kv_name(kinds: tuple[KVSpec, KVSpec]) -> str:
-    """One name, or both as in "q8_0/f16" where K and V differ."""
-    return "/".join(dict.fromkeys(kind.name for kind in kinds))

@@ -13,7 +13,7 @@ from draftwood.cache.spec import KVSpec
 from draftwood.decode.drafters import registry as drafters
 from draftwood.decode.drafters.base import Drafter, DrafterRequest
 from draftwood.engine.config import EngineConfig
-from draftwood.engine.sources import open_draft, open_target
+from draftwood.engine.sources import open_draft
 from draftwood.errors import DeviceError, UsageError
 from draftwood.formats.header import ModelSource
 from draftwood.kernels.linear.floats import cpu_has_bf16
@@ -65,17 +65,14 @@ def pick_draft_kv(wanted: str, device: str) -> tuple[KVSpec, KVSpec]:
     return kv_pair(AUTO_DRAFT_KV[device] if wanted == "auto" else wanted)
 
 
-def load_target(config: EngineConfig, device: str) -> LoadedTarget:
-    """Open, check and load the target."""
-    source = open_target(config.target)
-    if config.assume_acceptance is not None:
-        _check_assumable(source, device)
+def load_target(config: EngineConfig, device: str, source: ModelSource) -> LoadedTarget:
+    """Check and load the target that was opened; the config is settled (`planning.prepare`)."""
     module = architecture(source)
     spec = module.read_spec(source)
     check_width(pick_kv(config.kv, device), spec.head_dim)
     if device == "cpu":
         _check_memory(source, spec, config.dtype)
-    weights = Weights(source, device, config.dtype)
+    weights = Weights(source, device, config.dtype, layout=config.weights, table=config.token_table)
     model = module.build(spec, weights)
     has_text = source.get("tokenizer.ggml.tokens") is not None
     total = sum(weights.forms.values())
@@ -88,7 +85,7 @@ def load_target(config: EngineConfig, device: str) -> LoadedTarget:
     )
 
 
-def _check_assumable(source: ModelSource, device: str) -> None:
+def check_assumable(source: ModelSource, device: str) -> None:
     """A UsageError where an assumed acceptance could be taken for a measured one, or has nothing to time."""
     if not source.synthetic:
         raise UsageError(
@@ -145,5 +142,6 @@ def load_drafter(config: EngineConfig, target: Model, device: str) -> Drafter:
         config.draft_block,
         config.tap_shift,
         config.draft_window,
+        config.weights,
     )
     return drafters.load(spec)(request)

@@ -7,6 +7,7 @@ borrows them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from draftwood.errors import UsageError
 from draftwood.kernels.draft_tree import Assumed
 from draftwood.models.base import Model
 
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE
+
 
 @dataclass(frozen=True)
 class Captured:
@@ -35,6 +39,8 @@ class Captured:
 class Runner:
     """The rounds of one sequence and drafter at a time on a GPU.
 
+    pool: memory shared with other runners, of which one runs at a time; its own if left out.
+
     >>> runner = Runner(target, sequence, drafter, KeyedDraw("cuda"))
     >>> runner.begin(SamplingParams())
     >>> runner.pending.copy_(first_token)
@@ -42,14 +48,20 @@ class Runner:
     """
 
     def __init__(
-        self, target: Model, sequence: Sequence, drafter: Drafter, draws: KeyedDraw, assumed: Assumed | None = None
+        self,
+        target: Model,
+        sequence: Sequence,
+        drafter: Drafter,
+        draws: KeyedDraw,
+        assumed: Assumed | None = None,
+        pool: _POOL_HANDLE | None = None,
     ) -> None:
         self.sequence, self.drafter = sequence, drafter
         self.pending = torch.zeros((), dtype=torch.int64, device=target.device)
         self.rounds = DeviceRound(target, sequence, drafter, draws, self.pending, assumed)
         self._assumed = assumed
         self._captured: dict[TreeShape, Captured | None] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool = torch.cuda.graph_pool_handle() if pool is None else pool
 
     def begin(self, params: SamplingParams) -> None:
         """Draw for this request from now on."""
@@ -75,6 +87,7 @@ class Runner:
 
     def captured(self, shape: TreeShape) -> Captured:
         """The graph of a shape that has run once."""
+        shape = replace(shape, floor=0.0)
         captured = self._captured[shape]
         if captured is None:
             captured = self._captured[shape] = self._capture(shape)

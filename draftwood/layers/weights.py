@@ -42,11 +42,21 @@ class StoredMatrix:
 class Weights:
     """The tensors of a source, on their way to a device ("cpu" or "cuda") in a dtype ("auto", "float32", "bfloat16").
 
-    exact: see `LinearRequest`.
+    exact, layout: see `LinearRequest`. table: where the token table lies, "device", or "host" for pinned memory that a
+    GPU reads it from.
     """
 
-    def __init__(self, source: TensorSource, device: str, dtype: str, exact: bool = True) -> None:
+    def __init__(
+        self,
+        source: TensorSource,
+        device: str,
+        dtype: str,
+        exact: bool = True,
+        layout: str = "fast",
+        table: str = "device",
+    ) -> None:
         self.source, self.device, self.dtype, self.exact = source, device, dtype, exact
+        self.layout, self.table = layout, table
         self.forms: dict[str, int] = {}
         # On a GPU the matrices of every other dtype take float32 rows, as on a CPU.
         self.operands = load_operands(device if dtype == "auto" else "cpu")
@@ -102,7 +112,7 @@ class Weights:
             raw = pieces.pop() if len(pieces) == 1 else torch.cat(pieces)
             del pieces
             size = len(raw), run[0].in_features
-            weight = load_linear(raw, LinearRequest(block_type, *size, self.device, self.dtype, self.exact))
+            weight = load_linear(raw, self._request(block_type, *size))
             self.forms[weight.form] = self.forms.get(weight.form, 0) + raw.nbytes
             parts.append((weight, rows))
         joined = join_linear([weight for weight, _ in parts]) if len(parts) > 1 else None
@@ -113,7 +123,16 @@ class Weights:
     def embedding(self, name: str, rows: int, width: int) -> Embedding:
         """A token table [rows, width], kept in its GGUF bytes."""
         info = self.info(name, (rows, width))
-        return Embedding(self.source.tensor(name, self.device), info.block_type)
+        raw = self.source.tensor(name, self.device)
+        if self.table == "host" and self.device != "cpu":
+            # By way of the device, where made-up weights are drawn fastest.
+            raw = torch.empty(raw.shape, dtype=raw.dtype, pin_memory=True).copy_(raw)
+        return Embedding(raw, info.block_type, self.device)
+
+    def _request(self, block_type: BlockType, out_features: int, in_features: int) -> LinearRequest:
+        return LinearRequest(
+            block_type, out_features, in_features, self.device, self.dtype, self.exact, layout=self.layout
+        )
 
     def _scale(self, name: str) -> float | None:
         """The optional per-tensor factor of a matrix product (SPEC-qwen35 3.2)."""

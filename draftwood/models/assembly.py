@@ -64,13 +64,16 @@ def assemble(spec: ModelSpec, weights: Weights, block: Callable[[int], Block]) -
     divisors = (
         weights.dense("rope_freqs.weight", (spec.rope_width // 2,)).cpu() if weights.has("rope_freqs.weight") else None
     )
+    # The largest come first, while there is most room for their bytes beside what is made of them.
+    table = weights.embedding("token_embd.weight", spec.vocab, spec.hidden)
     head = weights.stored("output" if weights.has("output.weight") else "token_embd", spec.vocab, spec.hidden)
+    matrix = Linear(weights.load([head]))
     return Model(
         spec,
-        weights.embedding("token_embd.weight", spec.vocab, spec.hidden),
+        table,
         [block(i) for i in range(spec.layers)],
         weights.dense("output_norm.weight", (spec.hidden,)),
-        Linear(weights.load([head])),
+        matrix,
         head,
         frequencies(spec.rope_width, spec.rope_base, divisors).to(weights.device),
         weights.operands,

@@ -40,8 +40,8 @@ class DraftSpec:
     row sees (None: everything) and whether it is kept from the rows of the block after it. block_sizes:
     further block lengths that the draft was trained for. vocab, target_layers: what the file says of its
     target, 0 where it does not (`fit` sets vocab). shortlist: the target's token ids that it proposes from,
-    ascending, None for all of them. synthetic: whether its weights are made up. notes: decisions that a user may
-    want to know of.
+    ascending, None for all of them (not hashed, as it may be long). synthetic: whether its weights are made up.
+    notes: decisions that a user may want to know of.
     """
 
     source: str
@@ -66,7 +66,7 @@ class DraftSpec:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_cap: float | None = None
-    shortlist: tuple[int, ...] | None = field(default=None, repr=False)
+    shortlist: tuple[int, ...] | None = field(default=None, repr=False, hash=False)
     synthetic: bool = False
     notes: tuple[str, ...] = ()
 

@@ -9,6 +9,8 @@ Letters: E hidden width, R rows of a decode pass, T tokens of a prefill pass, B 
 
 from __future__ import annotations
 
+from functools import cache
+
 from draftwood.batch import MAX_ROWS, PASS_TOKENS
 from draftwood.buffers import BufferSpec, largest
 from draftwood.cache.buffers import plane_rows
@@ -48,13 +50,19 @@ def _branch_states(delta: DeltaSpec) -> BufferSpec:
 
 def round_buffers(spec: ModelSpec, capacity: int, rows: int, draft: DraftSpec | None) -> Moment:
     """A draft block, the pass that verifies its tree, and what is kept."""
+    moments = [_tree_attention(spec, capacity, rows)]
+    if draft is not None:
+        moments.append(_block_attention(draft, capacity))
+    return list(largest(_round_of_any_context(spec, rows, draft), *moments))
+
+
+@cache
+def _round_of_any_context(spec: ModelSpec, rows: int, draft: DraftSpec | None) -> Moment:
+    """The largest moment of a round whose bytes no context changes."""
     width = spec.heads * spec.head_dim
-    qkv = _float("query, key, value", rows, spec.query_width + 2 * spec.kv_heads * spec.head_dim)
-    turned = _float("rotated", rows, (spec.heads + spec.kv_heads) * spec.head_dim)
-    states = kernels.tree_attention(rows, spec.heads, spec.kv_heads, spec.head_dim, rounded(capacity))
+    qkv, turned = _attention_inputs(spec, rows)
     moments = [
         [qkv, kernels.parts(rows, qkv.shape[1], spec.hidden)],
-        [qkv, turned, _float("queries", rows, width), *states, _float("attended", rows, width)],
         [qkv, turned, *kernels.operand(rows, width), kernels.parts(rows, spec.hidden, width)],
         *_feed_forward(rows, spec.hidden, spec.ffn),
         [kernels.parts(rows, spec.vocab, spec.hidden), _float("logits", rows, spec.vocab)],
@@ -67,11 +75,28 @@ def round_buffers(spec: ModelSpec, capacity: int, rows: int, draft: DraftSpec | 
             [inputs, *kernels.tree_rule(rows, delta.key_heads, delta.value_heads, delta.state_dim, delta.state_dim)],
             [inputs, *kernels.operand(rows, width), kernels.parts(rows, spec.hidden, width)],
         ]
-    stream = [_float("residual", rows, spec.hidden), *kernels.operand(rows, spec.hidden)]
-    moments = [stream + moment for moment in moments]
+    moments = [_stream(spec, rows) + moment for moment in moments]
     if draft is not None:
-        moments += [*_block(spec, draft, capacity), _kept_features(spec, draft, rows)]
+        moments += [*_block(spec, draft), _kept_features(spec, draft, rows)]
     return list(largest(*moments))
+
+
+def _tree_attention(spec: ModelSpec, capacity: int, rows: int) -> Moment:
+    width = spec.heads * spec.head_dim
+    states = kernels.tree_attention(rows, spec.heads, spec.kv_heads, spec.head_dim, rounded(capacity))
+    around = [*_attention_inputs(spec, rows), _float("queries", rows, width)]
+    return [*_stream(spec, rows), *around, *states, _float("attended", rows, width)]
+
+
+def _attention_inputs(spec: ModelSpec, rows: int) -> Moment:
+    return [
+        _float("query, key, value", rows, spec.query_width + 2 * spec.kv_heads * spec.head_dim),
+        _float("rotated", rows, (spec.heads + spec.kv_heads) * spec.head_dim),
+    ]
+
+
+def _stream(spec: ModelSpec, rows: int) -> Moment:
+    return [_float("residual", rows, spec.hidden), *kernels.operand(rows, spec.hidden)]
 
 
 def _feed_forward(rows: int, hidden: int, ffn: int) -> list[Moment]:
@@ -79,21 +104,33 @@ def _feed_forward(rows: int, hidden: int, ffn: int) -> list[Moment]:
     return [[kernels.parts(rows, 2 * ffn, hidden), *gated], [*gated, kernels.parts(rows, hidden, ffn)]]
 
 
-def _block(spec: ModelSpec, draft: DraftSpec, capacity: int) -> list[Moment]:
-    """A draft block; its logits come from the target's head, its own or a shortlist."""
-    rows, width = draft.block_size, draft.heads * draft.head_dim
-    kept = max(plane_rows(rounded(capacity), window) for window in draft.windows)
-    qkv = _float("query, key, value", rows, width + 2 * draft.kv_heads * draft.head_dim)
-    turned = _float("rotated", rows, 2 * width + draft.kv_heads * draft.head_dim)
+def _block(spec: ModelSpec, draft: DraftSpec) -> list[Moment]:
+    """A draft block but for its attention; its logits come from the target's head, its own or a shortlist."""
+    rows = draft.block_size
+    qkv, _ = _block_inputs(draft)
     vocab = spec.vocab if draft.shortlist is None else len(draft.shortlist)
-    own: Moment = [_float("block", rows, draft.hidden), *kernels.operand(rows, draft.hidden)]
     moments = [
         [qkv, kernels.parts(rows, qkv.shape[1], draft.hidden)],
-        [qkv, turned, *kernels.block_attention(rows, draft.heads, draft.kv_heads, draft.head_dim, kept)],
         *_feed_forward(rows, draft.hidden, draft.ffn),
         [kernels.parts(rows - 1, vocab, draft.hidden), _float("draft logits", rows - 1, vocab)],
     ]
-    return [own + moment for moment in moments]
+    return [_block_stream(draft) + moment for moment in moments]
+
+
+def _block_attention(draft: DraftSpec, capacity: int) -> Moment:
+    kept = max(plane_rows(rounded(capacity), window) for window in draft.windows)
+    scratch = kernels.block_attention(draft.block_size, draft.heads, draft.kv_heads, draft.head_dim, kept)
+    return [*_block_stream(draft), *_block_inputs(draft), *scratch]
+
+
+def _block_inputs(draft: DraftSpec) -> Moment:
+    rows, width, keys = draft.block_size, draft.heads * draft.head_dim, draft.kv_heads * draft.head_dim
+    return [_float("query, key, value", rows, width + 2 * keys), _float("rotated", rows, 2 * width + keys)]
+
+
+def _block_stream(draft: DraftSpec) -> Moment:
+    rows = draft.block_size
+    return [_float("block", rows, draft.hidden), *kernels.operand(rows, draft.hidden)]
 
 
 def _kept_features(spec: ModelSpec, draft: DraftSpec, rows: int) -> Moment:
@@ -107,16 +144,31 @@ def prefill_buffers(
     spec: ModelSpec, kv: tuple[KVSpec, KVSpec], capacity: int, draft: DraftSpec | None, tokens: int
 ) -> Moment:
     """A pass over a prompt, and a draft that takes its features in."""
-    groups = spec.kv_heads, spec.head_dim
     width, expanded = spec.heads * spec.head_dim, sum(kind.name != HALVES for kind in kv)
-    qkv = _float("query, key, value", tokens, spec.query_width + 2 * spec.kv_heads * spec.head_dim)
-    turned = _float("rotated", tokens, width + spec.kv_heads * spec.head_dim)
-    scratch = kernels.granule_attention(tokens, spec.heads, *groups, rounded(capacity), expanded)
+    qkv, turned = _prompt_attention_inputs(spec, tokens)
+    scratch = kernels.granule_attention(tokens, spec.heads, spec.kv_heads, spec.head_dim, rounded(capacity), expanded)
+    attention = [qkv, turned, _float("queries", tokens, width), *scratch]
+    moment = largest(_prefill_of_any_context(spec, draft, tokens), attention)
+    return [_float("prompt residual", tokens, spec.hidden), _float("normed", tokens, spec.hidden), *moment]
+
+
+def _prompt_attention_inputs(spec: ModelSpec, tokens: int) -> Moment:
+    keys = spec.kv_heads * spec.head_dim
+    return [
+        _float("query, key, value", tokens, spec.query_width + 2 * keys),
+        _float("rotated", tokens, spec.heads * spec.head_dim + keys),
+    ]
+
+
+@cache
+def _prefill_of_any_context(spec: ModelSpec, draft: DraftSpec | None, tokens: int) -> Moment:
+    """The largest moment of such a pass whose bytes no context changes, without the residual and its norm."""
+    width = spec.heads * spec.head_dim
+    qkv, turned = _prompt_attention_inputs(spec, tokens)
     mixed, gate, gated = (_float(name, tokens, width) for name in ("mixed", "gate", "gated"))
     gating = [gate, gated] if spec.gated else []
     moments = [
         kernels.prefill_product(tokens, qkv.shape[1], spec.hidden),
-        [qkv, turned, _float("queries", tokens, width), *scratch],
         [qkv, turned, mixed, *gating, *kernels.prefill_product(tokens, spec.hidden, width)],
         kernels.prefill_product(tokens, 2 * spec.ffn, spec.hidden),
         [_float("gate and up", tokens, 2 * spec.ffn), _float("gated", tokens, spec.ffn)],
@@ -135,7 +187,7 @@ def prefill_buffers(
         ]
     if draft is not None:
         moments += _prompt_features(spec, draft)
-    return [_float("prompt residual", tokens, spec.hidden), _float("normed", tokens, spec.hidden), *largest(*moments)]
+    return list(largest(*moments))
 
 
 def _prompt_features(spec: ModelSpec, draft: DraftSpec) -> list[Moment]:

@@ -25,8 +25,11 @@ SYSFS = Path("/sys/class/drm")
 DRIVER = 685 * MIB
 """The driver's context with torch, cuBLAS and 40 Triton kernels: measured on an H100 (torch 2.11, CUDA 13)."""
 
-GRAPHS = 96 * MIB
-"""Six captured graphs of 1,200 launches each: measured there too."""
+GRAPH = 16 * MIB
+"""What the driver keeps for a captured graph of 1,200 launches: measured there too, six at once."""
+
+GRAPHS = 8 * GRAPH
+"""Those that an engine captures when it is loaded: the most shapes that `auto` chooses from (`tests/engine` counts)."""
 
 MARGIN = 256 * MIB
 """For what an allocator rounds up and cannot join again."""
@@ -124,6 +127,13 @@ def _nvidia() -> list[Found]:
         for row in rows
         if len(row) == 3 and row[1].isdigit() and row[2].isdigit()
     ]
+
+
+def free_memory() -> dict[str, int]:
+    """Free bytes of NVIDIA's cards by their UUIDs, without a context on any of them; empty where no tool says."""
+    text = _ask("nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits")
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
+    return {row[0].removeprefix("GPU-"): int(row[1]) * MIB for row in rows if len(row) == 2 and row[1].isdigit()}
 
 
 def _rocm() -> list[Found]:

@@ -70,7 +70,7 @@ class Target:
         """Bytes of the same weights in the file."""
         return stored_bytes(loaded(self.tensors, self.spec.layers))
 
-    @property
+    @cached_property
     def matrices(self) -> list[TensorInfo]:
         """What a pass multiplies with, the head included."""
         return [info for info in loaded(self.tensors, self.spec.layers) if len(info.shape) == 2]
@@ -111,7 +111,7 @@ class Draft:
         """Bytes of the file's weights."""
         return stored_bytes(self.tensors)
 
-    @property
+    @cached_property
     def matrices(self) -> list[TensorInfo]:
         """What a block multiplies with."""
         return [info for info in self.tensors if len(info.shape) == 2 and info.name != TABLE]

@@ -8,13 +8,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from draftwood.buffers import total
-from draftwood.cache.registry import KV_TYPES
+from draftwood.cache.registry import KV_TYPES, kv_label
 from draftwood.cache.spec import KVSpec
 from draftwood.models import buffers
 from draftwood.models.pass_buffers import pass_buffers
+from draftwood.models.spec import ModelSpec
 from draftwood.planner.hardware import DRIVER, GRAPHS, MARGIN, Card
 from draftwood.planner.inventory import Draft, Target
 
@@ -90,6 +92,12 @@ LEVERS = (
 """In the order in which they are pulled."""
 
 
+@cache
+def _states(spec: ModelSpec) -> dict[str, int]:
+    """Bytes of what does not depend on the context: recurrent states and their tapes."""
+    return {"state": total(buffers.state_buffers(spec)), "tape": total(buffers.replay_buffers(spec))}
+
+
 def parts(setup: Setup) -> dict[str, int]:
     """Bytes of a combination by part; the sum is what the driver would count."""
     target, draft = setup.target, setup.draft
@@ -99,8 +107,7 @@ def parts(setup: Setup) -> dict[str, int]:
         "weights": target.layout_bytes[setup.layout],
         "table": 0 if table is None else table.nbytes,
         "kv": total(buffers.cache_buffers(spec, setup.kv, setup.context)),
-        "state": total(buffers.state_buffers(spec)),
-        "tape": total(buffers.replay_buffers(spec)),
+        **_states(spec),
         "workspace": total(pass_buffers(spec, setup.kv, setup.context, setup.rows, facts)),
         "driver": DRIVER,
         "graphs": GRAPHS,
@@ -174,7 +181,7 @@ class Row:
     @property
     def kv_short(self) -> str:
         """One name, or both where K and V differ."""
-        return "/".join(dict.fromkeys(kind.name for kind in self.kv))
+        return kv_label(self.kv)
 
     @property
     def draft_name(self) -> str:

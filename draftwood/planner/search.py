@@ -39,7 +39,8 @@ class Question:
 
     drafts: the choices, None among them being plain decoding. memory: bytes of the card. limit: bytes that may be
     used. context: tokens of prompt and answer. budget: candidates a round, None for the best. kv, draft_kv: types of
-    K and V, None for a free choice and the usual ones.
+    K and V, None for a free choice and the usual ones. layout, table_on_card: before a lever is pulled. rows: of a
+    decode pass, None for those that draft and budget ask for.
     """
 
     target: Target
@@ -52,15 +53,15 @@ class Question:
     budget: int | None = None
     kv: KVPair | None = None
     draft_kv: KVPair | None = None
+    layout: str = "fast"
+    table_on_card: bool = True
+    rows: int | None = None
 
 
 def answer(question: Question) -> Plan:
     """The plan; a DeviceError says the longest context that fits where this one does not."""
     rows = weigh(question)
-    fitting = [row for row in rows if row.fits]
-    if not fitting:
-        raise _too_long(question, rows)
-    best = pick(fitting)
+    best = _fitting(question, rows)
     return Plan(
         question.target,
         question.card,
@@ -76,6 +77,18 @@ def answer(question: Question) -> Plan:
     )
 
 
+def fitting(question: Question) -> Row:
+    """The row to take; a DeviceError as in `answer`."""
+    return _fitting(question, weigh(question))
+
+
+def _fitting(question: Question, rows: list[Row]) -> Row:
+    found = [row for row in rows if row.fits]
+    if not found:
+        raise _too_long(question, rows)
+    return pick(found)
+
+
 def roomiest(question: Question) -> Row:
     """The row to take where the context is to be as long as it can, up to the question's.
 
@@ -83,9 +96,9 @@ def roomiest(question: Question) -> Row:
     one); a DeviceError where nothing fits.
     """
     rows = weigh(question)
-    fitting = [row for row in rows if row.fits]
-    if fitting:
-        return pick(fitting)
+    found = [row for row in rows if row.fits]
+    if found:
+        return pick(found)
     sound = [row for row in rows if _fewest_bits(row) >= LOW_BITS] or rows
     best = max(sound, key=lambda row: row.longest)
     if not best.longest:
@@ -135,13 +148,16 @@ def _fixed_budget(question: Question) -> int | None:
 def _roomy(question: Question, kv: KVPair, draft: Draft | None) -> Setup:
     """A combination with no lever pulled, with rows for every budget that may be used."""
     fixed = _fixed_budget(question)
+    rows = 1 if draft is None else MAX_ROWS if fixed is None else fixed + 1
     return Setup(
         question.target,
         draft,
         kv,
         question.draft_kv or _usual_draft_kv(draft),
         question.context,
-        rows=1 if draft is None else MAX_ROWS if fixed is None else fixed + 1,
+        rows=question.rows or rows,
+        layout=question.layout,
+        table_on_card=question.table_on_card,
         draft_kv_is_free=question.draft_kv is None,
     )
 
@@ -196,12 +212,13 @@ def quality(row: Row) -> float:
     return sum(min(kind.bits(width), FULL_BITS) for kind in row.kv)
 
 
-def pick(fitting: list[Row]) -> Row:
-    """The fastest draft with the KV type that keeps the context best beside it; of equally good types the smallest.
+def pick(rows: list[Row]) -> Row:
+    """Of rows that fit, the fastest draft with the KV type that keeps the context best beside it; of equally good types
+    the smallest.
 
     Bits are never traded for speed, and types below LOW_BITS are taken only where nothing else fits.
     """
-    sound = [row for row in fitting if _fewest_bits(row) >= LOW_BITS] or fitting
+    sound = [row for row in rows if _fewest_bits(row) >= LOW_BITS] or rows
     best: dict[str, Row] = {}
     for row in sorted(sound, key=lambda row: (quality(row), -_bits(row))):
         best[row.draft_name] = row

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
 from draftwood import Engine
+from draftwood.bench.decoding import WARM_UP, sequence_for
 from draftwood.bench.suites import baseline
 from draftwood.bench.suites.ops import Limits
 from draftwood.cli.main import main
@@ -77,12 +78,25 @@ def test_shares_of_the_matrix_rate() -> None:
     [("cpu", 8192, [0]), ("cuda", 65536, [0, 4096, 16384]), ("cuda", 8192, [0, 4096]), ("cuda", 256, [0])],
 )
 def test_the_usual_depths_end_with_the_context(device: str, ends: int, depths: list[int]) -> None:
-    spec = SimpleNamespace(context_length=ends)
-    engine = SimpleNamespace(device=device, target=SimpleNamespace(model=SimpleNamespace(spec=spec)))
     tests = [baseline.Test("pp2048", True, 2048)]
-    assert baseline.depths_for(engine, tests, None) == depths  # type: ignore[arg-type]
+    assert baseline.depths_for(device, ends, tests, None) == depths
     with pytest.raises(UsageError, match=f"ends at {ends} tokens"):
-        baseline.depths_for(engine, tests, [ends])  # type: ignore[arg-type]
+        baseline.depths_for(device, ends, tests, [ends])
+
+
+def test_an_engine_s_own_sequence_is_used_where_it_is_long_enough(
+    vendored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan has room for one."""
+    tests = [baseline.parse_test("tg3"), baseline.parse_test("pp70")]
+    assert baseline.capacity(tests, [0, 128]) == 128 + 70 + WARM_UP
+    engine = Engine.load(str(vendored / "models" / "l-b.Q4_1.gguf"), max_context=256, device="cpu")
+    kept = engine.target.model.new_sequence(engine.kv, 256)
+    monkeypatch.setattr(engine, "sequence", kept)
+    baseline.measure(engine, tests, [64], 1, lambda label: None)
+    assert kept.length > 64
+    assert sequence_for(engine, 256) is kept and kept.length == 0
+    assert sequence_for(engine, 512).capacity >= 512
 
 
 def test_a_test_starts_where_the_depth_ends(device: str) -> None:

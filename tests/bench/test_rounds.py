@@ -22,6 +22,7 @@ from draftwood.bench.suites.ops import Limits
 from draftwood.cache.base import Keep, LayerState
 from draftwood.cache.kv import KVState
 from draftwood.cache.recurrent import RecurrentState
+from draftwood.cache.registry import kv_pair
 from draftwood.cli.main import main
 from draftwood.decode.drafters.base import Guesses
 from draftwood.decode.drafters.none import NoDrafter
@@ -47,12 +48,15 @@ def given(**changes: Any) -> suite.Conditions:
     return replace(suite.Conditions(FACTS, True, LIMITS, "abc", 9, False, 4.5), **changes)
 
 
-def run(name: str = "tree:8", context: int = 512) -> suite.RoundRun:
+def run(name: str = "tree:8", context: int = 512, kv: str = "q8_0") -> suite.RoundRun:
     stages = {stage: flat(place + 1.0) for place, stage in enumerate(suite.STAGES)}
-    return suite.RoundRun(name, context, 9, context + 3, Sample(15.0, 14.7, 15.3), flat(0.15), stages, 4.4)
+    return suite.RoundRun(name, context, 9, context + 3, Sample(15.0, 14.7, 15.3), flat(0.15), stages, 4.4, kv)
 
 
-PASSES = [suite.PassRun(512, {1: flat(6.0), 64: flat(13.0)}), suite.PassRun(16384, {1: flat(7.0), 64: flat(14.0)})]
+PASSES = [
+    suite.PassRun(512, {1: flat(6.0), 64: flat(13.0)}, "q8_0"),
+    suite.PassRun(16384, {1: flat(7.0), 64: flat(14.0)}, "q8_0"),
+]
 
 
 def test_names_of_rounds() -> None:
@@ -73,6 +77,17 @@ def test_the_table_has_a_part_for_each_context() -> None:
     assert "the model's pass alone, by rows: 1 6.00, 64 13.00" in lines
     assert lines[-1] == "widest spread: 4 % of a round, 0 % of a stage, 0 % of a pass"
     assert max(map(len, lines)) <= 120
+
+
+def test_several_kv_types_have_tables_of_their_own(tmp_path: Path) -> None:
+    alone = [*PASSES[:1], replace(PASSES[0], kv="tq3_0")]
+    runs = [run(), run(kv="tq3_0")]
+    lines = suite.table(runs, alone)
+    assert [line for line in lines if line.startswith("context")] == ["context 512, KV q8_0", "context 512, KV tq3_0"]
+    assert sum(line.startswith("tree") for line in lines) == 2
+    assert [made["kv"] for made in suite.as_json(given(), runs, alone)["rounds"]] == ["q8_0", "tq3_0"]
+    pytest.importorskip("matplotlib", reason="no matplotlib: pip install draftwood[plots]")
+    rounds_picture.draw(runs, "made up", tmp_path / "r.png")
 
 
 def test_what_was_assumed_or_made_up_is_called_so() -> None:
@@ -220,21 +235,24 @@ def test_on_the_command_line(
 
     def opened(*arguments: Any, **options: Any) -> Engine:
         loads.append((arguments, options))
+        tiny.kv = kv_pair("/".join(arguments[2]))
         return tiny
 
-    monkeypatch.setattr("draftwood.cli.bench.open_engine", opened)
+    monkeypatch.setattr("draftwood.cli.bench.rounds.open_engine", opened)
     monkeypatch.setattr(ops, "measure_limits", lambda: LIMITS)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    flags = ["--rows-list", "tree:5,ar", "--contexts", "64,0.25K", "--assume-acceptance", "2.5", "-ctk", "q8_0"]
+    flags = ["--rows-list", "tree:5,ar", "--contexts", "64,0.125K", "--assume-acceptance", "2.5", "--kv", "f16,f32"]
     assert main(["bench", "round", *flags, "--png", str(tmp_path / "r.png")]) == 0
-    [(arguments, options)] = loads
-    assert arguments[:3] == ("synthetic:qwen3.6-27b", "synthetic:qwen3.6-27b-dflash:q8_0", ("q8_0", None))
-    assert options == {"assume_acceptance": 2.5} and arguments[5] == "cuda"
+    assert [arguments[2] for arguments, _ in loads] == [("f16", "f16"), ("f32", "f32")]
+    arguments, options = loads[0]
+    assert arguments[:2] == ("synthetic:qwen3.6-27b", "synthetic:qwen3.6-27b-dflash:q8_0")
+    assert {name: value for name, value in options.items() if value is not None} == {"assume_acceptance": 2.5}
+    assert arguments[5] == "cuda"
     out = capsys.readouterr().out
     line = json.loads(out.splitlines()[-1])
-    assert [(row["context"], row["round"]) for row in line["rounds"]] == [
-        (64, "tree:5"), (64, "ar"), (256, "tree:5"), (256, "ar"),
-    ]  # fmt: skip
+    assert [(row["kv"], row["context"], row["round"]) for row in line["rounds"]] == [
+        (kv, context, name) for kv in ("f16", "f32") for context in (64, 128) for name in ("tree:5", "ar")
+    ]
     assert line["acceptance"] == ASSUMED and ASSUMED in out.splitlines()[2]
     assert (tmp_path / "r.png").exists()
 
@@ -279,6 +297,8 @@ def test_rounds_on_the_host_are_refused() -> None:
         (["--contexts", "many"], "--contexts is 'many'"),
         (["--assume-acceptance", "0.5"], "at least 1"),
         (["--repeats", "3"], "at least 9"),
+        (["--kv", "q9"], "unknown KV type 'q9'"),
+        (["--kv", "f16", "-ctk", "q8_0"], "give one of the two"),
     ],
 )
 def test_bad_flags(flags: list[str], fragment: str, capsys: pytest.CaptureFixture[str]) -> None:

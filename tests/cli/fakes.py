@@ -59,6 +59,7 @@ class FakeEngine:
 
     behaviour = Behaviour()
     synthetic = False
+    memory = None
 
     def __init__(self, target: str, draft: str | None) -> None:
         self.target, self.draft = target, draft

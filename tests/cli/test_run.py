@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from draftwood.cli.main import main
-from tests.cli.fakes import Behaviour
+from tests.cli.fakes import Behaviour, FakeEngine
 
 
 def test_text_to_stdout_statistics_to_stderr(
@@ -111,6 +112,38 @@ def test_the_draft_s_window(
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main([*command, target, "--draft", target, "--draft-swa", value]) == 0
     assert behaviour.loads[0]["draft_window"] == window
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "TARGET", "-p", "abc"],
+        ["chat", "TARGET"],
+        ["bench", "he", "--target", "TARGET"],
+        ["doctor", "--target", "TARGET"],
+        ["demo"],
+    ],
+)
+def test_memory_options(
+    command: list[str],
+    target: str,
+    behaviour: Behaviour,
+    cached_registry: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    flags = ["--weights", "compact", "--token-table", "host", "--vram", "24GiB"]
+    assert main([target if word == "TARGET" else word for word in command] + flags) == 0
+    load = behaviour.loads[0]
+    assert (load["weights"], load["token_table"], load["vram"]) == ("compact", "host", "24GiB")
+
+
+def test_a_planned_engine_says_what_it_takes(
+    target: str, behaviour: Behaviour, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeEngine, "memory", SimpleNamespace(summary=lambda: "memory: 1 GiB planned"))
+    assert main(["run", target, "-p", "abc"]) == 0
+    assert "memory: 1 GiB planned" in capsys.readouterr().err
 
 
 def test_draft_options(target: str, behaviour: Behaviour) -> None:

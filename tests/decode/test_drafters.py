@@ -69,6 +69,30 @@ def test_the_same_context_gives_the_same_tree(name: str, device: str) -> None:
     assert trees[0] == trees[1]
 
 
+@pytest.mark.parametrize("name", list(DRAFTERS))
+def test_a_mark_is_come_back_to(name: str, device: str) -> None:
+    """As often as one likes, from far more rows than a window keeps in place."""
+    drafter = opened(name, device)
+    context = torch.arange(280, device=device) * 7 % 12
+    features = torch.randn(280, len(drafter.wants) * 128, device=device)
+    pending, trees = context[100], []
+
+    def observe(rows: slice) -> None:
+        drafter.observe(context[rows], features[rows] if drafter.wants else None)
+
+    drafter.start(context)
+    observe(slice(100))
+    mark = drafter.mark()
+    for _ in range(3):
+        trees.append(drafter.propose(pending, TreeShape("best_first", 15)).to_host())
+        observe(slice(100, 120))
+        drafter.propose(context[120], TreeShape("chain", 7))
+        observe(slice(120, 280))
+        drafter.propose(context[0], TreeShape("chain", 7))
+        drafter.rewind(mark)
+    assert trees == trees[:1] * 3
+
+
 def test_names_and_files() -> None:
     for name, spec in DRAFTERS.items():
         assert (named_drafter(name) is spec) == (spec.accepts is None)

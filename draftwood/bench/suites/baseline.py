@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -19,12 +18,11 @@ import torch
 from torch import Tensor
 
 from draftwood.batch import GRANULE
+from draftwood.bench.decoding import WARM_UP, Decoding, now, sequence_for
 from draftwood.bench.suites import ops
 from draftwood.cache.sequence import Sequence as SequenceState
 from draftwood.decode.drafters.none import NoDrafter
-from draftwood.decode.params import SamplingParams
-from draftwood.decode.round import Decoder
-from draftwood.decode.sampling import KeyedDraw, Sampler
+from draftwood.decode.sampling import KeyedDraw
 from draftwood.decode.tree import ROOT_ONLY
 from draftwood.engine.engine import Engine
 from draftwood.engine.runner import Runner
@@ -34,9 +32,6 @@ from draftwood.prefill.dense import read_prompt
 
 DEPTHS = {"cpu": (0,), "cuda": (0, 4096, 16384)}
 """What is timed if nothing is said, as far as the model's context allows."""
-
-WARM_UP = 3
-"""Rounds before a decoding is timed: on a GPU they compile and capture it."""
 
 MOST_TOKENS = 1 << 16
 _FIRST = 1
@@ -111,15 +106,21 @@ def check_depth(depth: int) -> int:
     return depth
 
 
-def depths_for(engine: Engine, tests: Sequence[Test], asked: Sequence[int] | None) -> list[int]:
-    """The depths that were asked for, or those usual for the device; a UsageError where the context ends before."""
-    ends, longest = engine.target.model.spec.context_length, max(test.tokens for test in tests)
+def depths_for(device: str, ends: int, tests: Sequence[Test], asked: Sequence[int] | None) -> list[int]:
+    """The depths that were asked for, or those usual for the device; a UsageError where a model's context, which ends
+    after so many tokens, does not hold them."""
+    longest = max(test.tokens for test in tests)
     if asked is None:
-        return [depth for depth in DEPTHS[engine.device] if not depth or depth + longest <= ends]
+        return [depth for depth in DEPTHS[device] if not depth or depth + longest <= ends]
     wrong = next((depth for depth in asked if depth + longest > ends), None)
     if wrong is not None:
         raise UsageError(f"--depths names {wrong}, but the model's context ends at {ends} tokens, the tests' included.")
     return list(asked)
+
+
+def capacity(tests: Sequence[Test], depths: Sequence[int]) -> int:
+    """Tokens that a sequence has to hold."""
+    return max(depths) + max(test.tokens for test in tests) + WARM_UP
 
 
 def subject(engine: Engine) -> Subject:
@@ -155,23 +156,23 @@ def measure(
     """Each test at each depth, after a warm-up; `begin` is called with a label before each."""
     model = engine.target.model
     longest = max(test.tokens for test in tests)
-    sequence = model.new_sequence(engine.kv, max(depths) + longest + WARM_UP)
+    sequence = sequence_for(engine, capacity(tests, depths))
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(model.spec.vocab, (max(depths) + longest,), generator=generator).to(model.device)
-    empty, runs = sequence.snapshot(), []
+    empty, runs = sequence.mark(), []
     decoder = _decoder(engine, sequence)
     target = inventory.target_of(engine.target.source, engine.target.name)
     for depth in depths:
         begin(f"reading {depth} tokens of depth")
-        sequence.restore(empty)
+        sequence.rewind(empty)
         if depth:
             read_prompt(model, sequence, ids[:depth])
-        there = sequence.snapshot()
+        there = sequence.mark()
         for test in tests:
             begin(f"{test.name} at depth {depth}")
             speeds = []
             for _ in range(repeats + 1):
-                sequence.restore(there)
+                sequence.rewind(there)
                 seconds = _read(engine, sequence, ids[depth : depth + test.tokens]) if test.reads else decoder(test)
                 speeds.append(test.tokens / seconds)
             counted = operations(target, test.tokens, depth) if test.reads else None
@@ -181,42 +182,30 @@ def measure(
 
 def _read(engine: Engine, sequence: SequenceState, ids: Tensor) -> float:
     """Seconds to read tokens and score the last one."""
-    start = _now(engine.device)
+    start = now(engine.device)
     engine.target.model.logits(read_prompt(engine.target.model, sequence, ids))
-    return _now(engine.device) - start
+    return now(engine.device) - start
 
 
 def _decoder(engine: Engine, sequence: SequenceState) -> Callable[[Test], float]:
     """What gives the seconds of a plain decoding from the sequence's state."""
-    model, device = engine.target.model, engine.device
-    params, first = SamplingParams(), torch.tensor(_FIRST, device=device)
-    runner = Runner(model, sequence, NoDrafter(), KeyedDraw(device)) if sequence.on_device else None
+    first = torch.tensor(_FIRST, device=engine.device)
+    model = engine.target.model
+    runner = Runner(model, sequence, NoDrafter(), KeyedDraw(engine.device)) if sequence.on_device else None
+    decoding = Decoding(model, sequence, NoDrafter(), runner)
 
     def decode(test: Test) -> float:
-        decoder: Runner | Decoder
-        if runner is None:
-            sampler = Sampler(params, model.spec.vocab, device, first.reshape(1))
-            decoder = Decoder(model, sequence, NoDrafter(), sampler, first)
-        else:
-            runner.begin(params)
-            runner.pending.copy_(first)
-            decoder = runner
-        before = sequence.snapshot()
+        decoder = decoding.begin(first)
+        before = sequence.mark()
         for _ in range(WARM_UP):
             decoder.round(ROOT_ONLY)
-        sequence.restore(before)
-        start = _now(device)
+        sequence.rewind(before)
+        start = now(engine.device)
         for _ in range(test.tokens):
             decoder.round(ROOT_ONLY)
-        return _now(device) - start
+        return now(engine.device) - start
 
     return decode
-
-
-def _now(device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def table(about: Subject, runs: Sequence[TestRun]) -> list[str]:

@@ -22,7 +22,7 @@ from draftwood.bench.prompts.humaneval import Prompt
 from draftwood.bench.suites.he import Method, SuiteResult, run_suite
 from draftwood.cache.base import Plane
 from draftwood.cache.kv import KVState
-from draftwood.cache.registry import KV_TYPES, check_width, kv_pair
+from draftwood.cache.registry import KV_TYPES, check_width, kv_label, kv_pair
 from draftwood.cache.spec import KVSpec
 from draftwood.decode.params import SamplingParams
 from draftwood.engine.engine import Engine
@@ -52,7 +52,7 @@ class Case:
     @property
     def label(self) -> str:
         """As in "q8_0", "q8_0/q4_0" and "q8_0 unrotated"."""
-        return "/".join(dict.fromkeys(kind.name for kind in self.kv)) + ("" if self.rotated else " unrotated")
+        return kv_label(self.kv) + ("" if self.rotated else " unrotated")
 
     def bits(self, head_dim: int) -> float:
         """Bits a value, the mean of K and V."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from draftwood.batch import ForwardInput
+from draftwood.bench.decoding import sequence_for
 from draftwood.bench.measure import Sample, sample
 from draftwood.engine.engine import Engine
 
@@ -29,7 +30,7 @@ class FormRun:
 def measure_form(engine: Engine, rows: tuple[int, ...], repeats: int, begin: Callable[[str], None]) -> FormRun:
     """Time passes of each row count, as a chain after CONTEXT tokens: all blocks, and the head alone."""
     model = engine.target.model
-    sequence = model.new_sequence(engine.kv, CONTEXT)
+    sequence = sequence_for(engine, CONTEXT)
     tokens = torch.arange(CONTEXT, device=model.device) * 31 % model.spec.vocab
     model.prefill(ForwardInput(tokens, torch.arange(CONTEXT, device=model.device)), sequence)
     blocks: dict[int, list[float]] = {count: [] for count in rows}

@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from draftwood.batch import GRANULE, MAX_ROWS, ForwardInput, Nodes
+from draftwood.bench.decoding import sequence_for
 from draftwood.bench.measure import Sample, sample
 from draftwood.bench.suites.ops import Limits
+from draftwood.cache.registry import kv_label
 from draftwood.decode.device_round import Work, nodes_of
+from draftwood.decode.drafters.base import Drafter
 from draftwood.decode.drafters.none import NoDrafter
 from draftwood.decode.params import SamplingParams
 from draftwood.decode.round import RoundOutcome
@@ -52,7 +55,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class RoundRun:
-    """One shape after one context, in milliseconds.
+    """One shape after one context over one pair of KV types, in milliseconds.
 
     rows: of the verify pass. start: tokens before the first timed round. device: the whole graph. host: what the wall
     clock shows beyond it. stages: by name. tokens: decided a round, on average.
@@ -66,6 +69,7 @@ class RoundRun:
     host: Sample
     stages: dict[str, Sample]
     tokens: float
+    kv: str
 
     @property
     def host_percent(self) -> float:
@@ -75,10 +79,11 @@ class RoundRun:
 
 @dataclass(frozen=True)
 class PassRun:
-    """The target's pass and head alone after one context: milliseconds by rows."""
+    """The target's pass and head alone after one context over one pair of KV types: milliseconds by rows."""
 
     context: int
     passes: dict[int, Sample]
+    kv: str
 
 
 @dataclass(frozen=True)
@@ -94,17 +99,30 @@ class Conditions:
     assumed: float | None
 
 
-def wanted(text: str) -> Wanted:
-    """ "ar", "chain:15" or "tree:22"; a UsageError for anything else."""
+def wanted(text: str, flag: str = "--rows-list") -> Wanted:
+    """ "ar", "chain:15" or "tree:22"; a UsageError, which names the flag, for anything else."""
     name = text.strip().lower()
     method, _, budget = name.partition(":")
     if name == "ar":
         return Wanted(name, "ar", None)
     if method not in ("chain", "tree") or not budget.isascii() or not budget.isdigit() or len(budget) > 2:
-        raise UsageError(f"--rows-list names {text[:40]!r}, but a round is ar, chain:N or tree:N, as in tree:22.")
+        raise UsageError(f"{flag} names {text[:40]!r}, but a round is ar, chain:N or tree:N, as in tree:22.")
     if not 1 <= int(budget) <= MAX_BUDGET:
-        raise UsageError(f"--rows-list names {text[:40]!r}, but a round has 1 to {MAX_BUDGET} guesses.")
+        raise UsageError(f"{flag} names {text[:40]!r}, but a round has 1 to {MAX_BUDGET} guesses.")
     return Wanted(f"{method}:{int(budget)}", method, int(budget))
+
+
+def shape_of(one: Wanted, drafter: Drafter, assumed: float | None, flag: str = "--rows-list") -> TreeShape:
+    """The tree of a round; a UsageError if the draft or the assumed acceptance (None: found) does not allow it."""
+    seed = "half" if assumed is None else "full"
+    shape = METHODS[one.method](Shaping(one.budget, chain_seed=seed), drafter.block_size)
+    if one.method == "ar":
+        return shape
+    if one.budget != shape.budget:
+        raise UsageError(f"{flag} names {one.name!r}, but this draft's chains have {shape.budget} guesses.")
+    if assumed is not None:
+        check_assumed(assumed, drafter, shape)
+    return shape
 
 
 def room(count: int, repeats: int) -> int:
@@ -135,7 +153,8 @@ class Rounds:
     def __init__(self, engine: Engine, capacity: int, assumed: float | None, prefill: bool) -> None:
         self.model, self.drafter = engine.target.model, engine.drafter
         self.assumed, self.prefill = assumed, prefill
-        self.sequence = self.model.new_sequence(engine.kv, capacity)
+        self.kv = kv_label(engine.kv)
+        self.sequence = sequence_for(engine, capacity)
         if not self.sequence.on_device or not self.drafter.on_device:
             who = f"the draft {self.drafter.name!r}" if self.sequence.on_device else "this arithmetic or KV type"
             raise UsageError(f"bench round times captured rounds, which {who} does not allow; bench he times others.")
@@ -146,16 +165,8 @@ class Rounds:
         self._passes: dict[int, torch.cuda.CUDAGraph] = {}
 
     def shape(self, one: Wanted) -> TreeShape:
-        """Its tree; a UsageError if the draft or the assumed acceptance does not allow it."""
-        seed = "half" if self.assumed is None else "full"
-        shape = METHODS[one.method](Shaping(one.budget, chain_seed=seed), self.drafter.block_size)
-        if one.method == "ar":
-            return shape
-        if one.budget != shape.budget:
-            raise UsageError(f"--rows-list names {one.name!r}, but this draft's chains have {shape.budget} guesses.")
-        if self.assumed is not None:
-            check_assumed(self.assumed, self.drafter, shape)
-        return shape
+        """Its tree; see `shape_of`."""
+        return shape_of(one, self.drafter, self.assumed)
 
     @torch.inference_mode()
     def gate(self, one: Wanted) -> None:
@@ -222,6 +233,7 @@ class Rounds:
             sample(host),
             self._stage_times(runner, shape, repeats),
             decided / (2 * repeats),
+            self.kv,
         )
 
     def _stage_times(self, runner: Runner, shape: TreeShape, repeats: int) -> dict[str, Sample]:
@@ -247,7 +259,7 @@ class Rounds:
             if rows not in self._passes:
                 self._passes[rows] = capture(lambda rows=rows: self._pass(rows), warm=True)  # type: ignore[misc]
             found[rows] = sample([_replayed([self._passes[rows]])[0] for _ in range(repeats + 1)][1:])
-        return PassRun(context, found)
+        return PassRun(context, found, self.kv)
 
     def _pass(self, rows: int) -> Tensor:
         chain = torch.arange(rows, device=self.model.device)
@@ -292,11 +304,13 @@ def _replayed(graphs: Sequence[torch.cuda.CUDAGraph]) -> list[float]:
 def table(rounds: Sequence[RoundRun], passes: Sequence[PassRun]) -> list[str]:
     """For each context its shapes down and their stages across, then the passes alone."""
     lines: list[str] = []
+    several = len({alone.kv for alone in passes}) > 1
     for alone in passes:
         head = f"{'round':<10}{'rows':>5}{'whole':>9}{'host':>8}{'host %':>8}" + "".join(f"{s:>12}" for s in STAGES)
-        lines += [f"context {size_name(alone.context)}", f"{head}{'tokens':>9}", "-" * (len(head) + 9)]
+        over = f", KV {alone.kv}" if several else ""
+        lines += [f"context {size_name(alone.context)}{over}", f"{head}{'tokens':>9}", "-" * (len(head) + 9)]
         for run in rounds:
-            if run.context == alone.context:
+            if (run.context, run.kv) == (alone.context, alone.kv):
                 stages = "".join(f"{run.stages[stage].middle:>12.3f}" for stage in STAGES)
                 whole = f"{run.device.middle:>9.2f}{run.host.middle:>8.3f}{run.host_percent:>8.1f}"
                 lines.append(f"{run.name:<10}{run.rows:>5}{whole}{stages}{run.tokens:>9.2f}")
@@ -353,6 +367,7 @@ def as_json(given: Conditions, rounds: Sequence[RoundRun], passes: Sequence[Pass
         **assumed,
         "rounds": [
             {
+                "kv": run.kv,
                 "context": run.context,
                 "start": run.start,
                 "round": run.name,
@@ -369,6 +384,7 @@ def as_json(given: Conditions, rounds: Sequence[RoundRun], passes: Sequence[Pass
         ],
         "passes": [
             {
+                "kv": run.kv,
                 "context": run.context,
                 "ms": {str(rows): round(took.middle, 4) for rows, took in run.passes.items()},
                 "spread_percent": {str(rows): round(took.spread_percent, 1) for rows, took in run.passes.items()},

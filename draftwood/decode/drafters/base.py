@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -22,7 +23,7 @@ class DrafterRequest:
     None for drafters without any. dtype: "auto", "float32" or "bfloat16". kv: KV types of the draft's own cache.
     causal: in-block causality, "file", "none", "sliding" or "all". block: rows of a block, None for the file's.
     tap_shift: "auto", "0" or "1", what to subtract from the file's target layer numbers. window: how far back a draft's
-    layers but the last see, 0 for no window, None for the file's.
+    layers but the last see, 0 for no window, None for the file's. layout: see `LinearRequest`.
     """
 
     target: Model
@@ -34,6 +35,7 @@ class DrafterRequest:
     block: int | None = None
     tap_shift: str = "auto"
     window: int | None = None
+    layout: str = "fast"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,14 @@ class Drafter(ABC):
 
         pending: int64 [], decided but in no cache yet.
         """
+
+    def mark(self) -> Any:
+        """What `rewind` needs to come back here after more rows were observed."""
+        raise NotImplementedError(f"{self.name} cannot be marked")
+
+    def rewind(self, mark: Any) -> None:
+        """Forget the rows observed since a mark."""
+        raise NotImplementedError(f"{self.name} cannot be marked")
 
     @property
     def on_device(self) -> bool:

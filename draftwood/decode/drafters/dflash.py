@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -63,6 +65,19 @@ class DFlashDrafter(Drafter):
             self.model.project(pieces[0] if len(pieces) == 1 else torch.cat(pieces), self.context)
             if self._device is not None:
                 self._device.settle()
+
+    def mark(self) -> Any:
+        """See Drafter."""
+        self._project()
+        return [state.mark() for state in self.context.states]
+
+    def rewind(self, mark: Any) -> None:
+        """See Drafter."""
+        self._waiting = []
+        for state, saved in zip(self.context.states, mark, strict=True):
+            state.rewind(saved)
+        if self._device is not None:
+            self._device.settle()
 
     @torch.inference_mode()
     def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
@@ -199,7 +214,7 @@ def open_drafter(request: DrafterRequest) -> DFlashDrafter:
         raise UsageError("A DFlash draft needs a file; give the path of the draft made for the target.")
     spec = fit(read_spec(source, request.causal, request.tap_shift, request.window), request.target.spec)
     rows = block_rows(spec, request.block)
-    weights = Weights(DraftTensors(source), request.target.device, request.dtype, exact=False)
+    weights = Weights(DraftTensors(source), request.target.device, request.dtype, exact=False, layout=request.layout)
     model = build(spec, weights, request.target)
     capacity = request.max_context + -request.max_context % GRANULE
     context = model.new_context(request.kv, capacity)

@@ -8,6 +8,8 @@ into one tree. (Following further lengthens acceptance but costs more rows than 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from draftwood.decode.drafters.base import Drafter, DrafterRequest
@@ -45,6 +47,17 @@ class LookupDrafter(Drafter):
             self._tokens.append(token)
             if len(self._tokens) >= KEY:
                 self._ends.setdefault(tuple(self._tokens[-KEY:]), []).append(len(self._tokens))
+
+    def mark(self) -> Any:
+        """How many tokens are indexed."""
+        return len(self._tokens)
+
+    def rewind(self, mark: Any) -> None:
+        """Take the tokens since then out of the index, the last one first."""
+        while len(self._tokens) > mark:
+            if len(self._tokens) >= KEY:
+                self._ends[tuple(self._tokens[-KEY:])].pop()
+            self._tokens.pop()
 
     def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
         """The best continuation for a chain, several merged for a tree."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from draftwood.decode.drafters.base import Drafter, DrafterRequest, Guesses
@@ -22,6 +24,12 @@ class NoDrafter(Drafter):
     def propose(self, pending: Tensor, shape: TreeShape) -> DraftTree:
         """The pending token."""
         return root_only(pending)
+
+    def mark(self) -> Any:
+        """Nothing to come back to."""
+
+    def rewind(self, mark: Any) -> None:
+        """Nothing to forget."""
 
     @property
     def on_device(self) -> bool:

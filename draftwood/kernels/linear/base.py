@@ -27,7 +27,7 @@ class LinearRequest:
 
     exact: whether the matrix must be as the file has it and a row's bits must not depend on the other rows (DESIGN
     law 1); a draft, whose mistakes cost time only, asks for neither. layout: of `kernels.layouts.WEIGHTS`, for the
-    forms that have several.
+    forms of a GPU that have several.
     """
 
     block_type: BlockType

@@ -1,0 +1,110 @@
+"""`draftwood bench guide`: which KV type and draft for which context, measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from draftwood.cli import options
+from draftwood.cli.bench import sweeping
+from draftwood.cli.bench.measurement import Job, Measurement, Wishes, require_sound
+from draftwood.cli.loading import draft_located, kv_name, open_engine
+from draftwood.cli.terminal import plain
+
+if TYPE_CHECKING:
+    from draftwood.engine.engine import Engine
+
+
+def guide(
+    target: options.TargetOption = "demo",
+    draft: options.DefaultDraftOption = None,
+    draft_quant: sweeping.QuantOption = None,
+    contexts: sweeping.ContextsOption = None,
+    kv: Annotated[
+        str, typer.Option("--kv", metavar="T,K/V,...", help="KV types to weigh, as in q8_0,q4_0,q8_0/tq3_0.")
+    ] = "q8_0,q4_0,tq3_0",
+    draft_type_k: options.DraftKeyTypeOption = None,
+    draft_type_v: options.DraftValueTypeOption = None,
+    round_: sweeping.RoundOption = None,
+    n_gen: sweeping.GenOption = 128,
+    repeats: sweeping.RepeatsOption = 1,
+    text: sweeping.TextOption = None,
+    assume_acceptance: options.AssumeOption = None,
+    limit: sweeping.LimitOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Also write guide.md, guide.json and guide.png there (needs matplotlib)."
+        ),
+    ] = None,
+    weights: options.WeightsOption = None,
+    token_table: options.TableOption = None,
+    vram: options.VramOption = None,
+    device: options.DeviceOption = options.DeviceName.auto,
+    dtype: options.DtypeOption = options.Dtype.auto,
+    threads: options.ThreadsOption = None,
+) -> None:
+    """Find which KV type and draft to take for which context.
+
+    Measures, at each length, every pair that the planner finds room for, and picks by the planner's rule. --limit and
+    Ctrl-C end it with what was measured until then.
+    """
+    from draftwood.bench.clock import Clock, parse_limit
+
+    clock = Clock(None if limit is None else parse_limit(limit))
+    pairs = sweeping.pairs_of(kv, None, None)
+    names = sweeping.drafts_of(target, draft, draft_quant)
+    own = kv_name(draft_type_k, draft_type_v) or "auto"
+    from draftwood.bench import ctx_picture, ctx_report, guide_report, kv_picture, report
+    from draftwood.bench.suites import guide as suite
+    from draftwood.engine.config import EngineConfig
+    from draftwood.engine.memory import take_stock
+    from draftwood.engine.planning import room
+
+    config = EngineConfig(
+        target, draft_kv=own, dtype=dtype, weights=weights or "auto", token_table=token_table or "auto", vram=vram
+    )
+    if out is not None:
+        kv_picture.blank()  # before the long part
+    where, about, points = sweeping.ground(target, contexts, pairs, round_, n_gen, assume_acceptance, device)
+    there = suite.Room(about, *room(config, None if where == "cpu" else take_stock()), config, n_gen)
+    planned = {name: there.weigh(draft_located(name), sweeping.short(name), pairs, points) for name in names}
+    suite.require_some(list(planned.values()), there)
+    jobs = [
+        Job(name, pair, fitting) for name, found in planned.items() for pair in pairs for fitting in found.fitting(pair)
+    ]
+
+    def load(job: Job) -> Engine:
+        return open_engine(
+            target,
+            job.draft,
+            (job.kv[0].name, job.kv[1].name),
+            (draft_type_k, draft_type_v),
+            job.points[-1].tokens + n_gen,
+            device,
+            dtype,
+            threads=threads,
+            assume_acceptance=assume_acceptance,
+            weights=weights,
+            token_table=token_table,
+            vram=None if where == "cpu" else vram,  # where it is a thought, and no limit
+        )
+
+    wishes = Wishes(round_, n_gen, repeats, text, assume_acceptance)
+    done = Measurement(load, jobs, wishes, clock).run()
+    require_sound(done)
+    given = ctx_report.Conditions(done.facts, done.synthetic, done.trial, done.prompt, report.commit(), done.ended)
+    entries = suite.entries(list(planned.values()), done.series, points)
+    fits = guide_report.fits(there, "--vram" if vram else "this machine's memory" if where == "cpu" else "the GPU's")
+    line = json.dumps(guide_report.as_json(entries, given, there.usable, done.series))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "guide.md").write_text(guide_report.markdown(entries, given, fits, done.series), encoding="utf-8")
+        (out / "guide.json").write_text(line + "\n", encoding="utf-8")
+        ctx_picture.draw(done.series, ctx_report.caption(given), out / "guide.png")
+    plain([*ctx_report.conditions(given), fits, "", *guide_report.table(entries, given), "", line])
+    if done.interrupted:
+        raise typer.Exit(130)
