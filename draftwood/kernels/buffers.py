@@ -98,10 +98,15 @@ def prefill_product(tokens: int, outputs: int, inputs: int) -> list[BufferSpec]:
     ]
 
 
-def attention_states(rows: int, heads: int, kv_heads: int, head_dim: int, capacity: int) -> BufferSpec:
-    """What a decode pass's attention keeps of every chunk of positions; `capacity` is that of the cache."""
-    shape = state_shape(rows, heads, kv_heads, head_dim, capacity)
-    return BufferSpec("attention states", shape, "float32", "pass")
+def tree_attention(rows: int, heads: int, kv_heads: int, head_dim: int, capacity: int) -> list[BufferSpec]:
+    """What a decode pass's attention makes of its queries, and keeps of every chunk of positions; `capacity` is that of
+    the cache."""
+    states = state_shape(rows, heads, kv_heads, head_dim, capacity)
+    return [
+        BufferSpec("staged queries", (rows, heads, head_dim), "float16", "pass"),
+        BufferSpec("query factors", (rows, heads), "float32", "pass"),
+        BufferSpec("attention states", states, "float32", "pass"),
+    ]
 
 
 def granule_attention(

@@ -256,7 +256,8 @@ def spilled_by(target: str, kernel: str, key: str, value: str, width: int) -> in
     if target == "sm_90" and width == 256:
         # Half of the registers are sums. In `_tail` and, but for tq4_0 and tq3_0, in `_bulk` it is before and after the
         # loop over keys; of these types some twenty registers of 1,300 to 1,800 instructions are in it.
-        return 256 if kernel == "_tail" else 104 if "tq" in key + value else 24
+        sphere = "tq" in key + value
+        return (304 if sphere else 256) if kernel == "_tail" else 104 if sphere else 24
     return 24 if target == "gfx1100" and "f32" in (key, value) else 0  # Nineteen of a type that is for checking.
 
 

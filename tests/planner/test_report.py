@@ -46,7 +46,7 @@ def test_it_fits_a_screen(width: int, context: int, most: int) -> None:
 
 def test_a_narrow_terminal_gets_the_picks_draft_line_by_line() -> None:
     lines = shown(40)
-    assert any(line.startswith("> tq3_0  22.57 GiB") for line in lines)
+    assert any(line.startswith("> tq3_0  22.66 GiB") for line in lines)
     assert not any("q4_k_m" in line and "GiB" in line for line in lines)
 
 

@@ -32,7 +32,7 @@ def load_scales(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl
 def load_nibbles(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
     """Nibbles as bytes, int32 [n, WIDTH / 4] for `in_order`: word k of a block has the values 4 k .. 4 k + 3 in the low
     halves of its bytes and 16 + 4 k .. in the high ones; here two words follow each other."""
-    b_word = load_words(p_field, base, b_rows, m_rows, start // 8, WIDTH // 8, D // 8)
+    b_word = load_words(p_field, base, b_rows, m_rows, start // 8, WIDTH // 8, D // 8, 2)
     return tl.reshape(tl.join(b_word, b_word >> 4) & 0x0F0F0F0F, (b_rows.shape[0], WIDTH // 4))
 
 

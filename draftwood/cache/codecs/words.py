@@ -59,7 +59,16 @@ def scaled(b_x, b_scale, b_low):
 
 
 @triton.jit
-def load_words(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, ROW: tl.constexpr):
-    """int32 [n, WIDTH]: words start .. start+WIDTH-1 of rows of ROW words; zeros where not m_rows."""
+def load_words(
+    p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, ROW: tl.constexpr, TOGETHER: tl.constexpr = 4
+):  # fmt: skip
+    """int32 [n, WIDTH]: words start .. start+WIDTH-1 of rows of ROW words; zeros where not m_rows.
+
+    TOGETHER: words that a lane has at once, at most. What it makes of them it stores to shared memory, and eight lanes
+    that do so together should not meet in a bank.
+    """
     p_words = p_field.to(tl.pointer_type(tl.int32)) + base * ROW + start
-    return tl.load(p_words + b_rows[:, None] * ROW + tl.arange(0, WIDTH)[None, :], mask=m_rows[:, None], other=0)
+    o_word = tl.arange(0, WIDTH)
+    if TOGETHER < 4:
+        o_word = tl.max_contiguous(o_word, TOGETHER)
+    return tl.load(p_words + b_rows[:, None] * ROW + o_word[None, :], mask=m_rows[:, None], other=0)

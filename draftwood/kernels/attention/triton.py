@@ -28,8 +28,8 @@ class Tiling:
     """How a device goes through the keys, whatever the rows of a pass.
 
     rows: query rows of a program of `_bulk`, the most first; tail: of one of `_tail`, the heads of one node and group.
-    keys: of a block. stages: blocks in flight, where rows are kept as halves; coded_stages: where they are not. piece:
-    values of a head that are multiplied at once, None for all.
+    keys: of a block. stages: blocks in flight. ahead: where rows are not kept as halves, bytes of them that are copied
+    ahead; one block is in any case. piece: values of a head that are multiplied at once, None for all.
     """
 
     rows: tuple[int, ...]
@@ -37,7 +37,7 @@ class Tiling:
     keys: int
     warps: int
     stages: int
-    coded_stages: int
+    ahead: int
     piece: int | None
 
     def block(self, keys: KeptRows, values: KeptRows) -> dict[str, int]:
@@ -45,19 +45,22 @@ class Tiling:
         fields = keys.fields + values.fields
         if any(field.dtype == torch.float32 for field in fields):
             return {"KEYS": 32, "num_stages": min(self.stages, 2)}
-        halves = keys.halves is not None and values.halves is not None
-        return {"KEYS": self.keys, "num_stages": self.stages if halves else self.coded_stages}
+        if keys.halves is not None and values.halves is not None:
+            return {"KEYS": self.keys, "num_stages": self.stages}
+        row = sum(field.shape[2] * field.element_size() for field in fields)
+        ahead = max(1, self.ahead // (self.keys * row))
+        return {"KEYS": self.keys, "num_stages": min(self.stages, 1 + ahead)}
 
 
-HOPPER = Tiling(rows=(64,), tail=64, keys=64, warps=4, stages=3, coded_stages=2, piece=None)
+HOPPER = Tiling(rows=(64,), tail=64, keys=64, warps=4, stages=3, ahead=48 << 10, piece=None)
 """64 rows are the M of wgmma, which takes queries, keys and values from shared memory: a program decodes a block once
 for all of them, and a warp has its rows' scores of all keys to itself. Two programs of coded rows fit a
 multiprocessor."""
 
-NVIDIA = Tiling(rows=(32, 16), tail=16, keys=32, warps=4, stages=3, coded_stages=3, piece=None)
+NVIDIA = Tiling(rows=(32, 16), tail=16, keys=32, warps=4, stages=3, ahead=96 << 10, piece=None)
 """Others, with mma.m16n8k16 and 100 KiB of shared memory: warps share the keys of a block."""
 
-AMD = Tiling(rows=(16,), tail=16, keys=32, warps=8, stages=1, coded_stages=1, piece=64)
+AMD = Tiling(rows=(16,), tail=16, keys=32, warps=8, stages=1, ahead=0, piece=64)
 """WMMA's left operand takes twice the registers: queries come a piece at a time."""
 
 MOST_HEADS = 16
