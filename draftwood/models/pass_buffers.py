@@ -83,9 +83,9 @@ def _round_of_any_context(spec: ModelSpec, rows: int, draft: DraftSpec | None) -
 
 def _tree_attention(spec: ModelSpec, capacity: int, rows: int) -> Moment:
     width = spec.heads * spec.head_dim
-    scratch = kernels.tree_attention(rows, spec.heads, spec.kv_heads, spec.head_dim, rounded(capacity))
+    states = kernels.tree_attention(rows, spec.heads, spec.kv_heads, spec.head_dim, rounded(capacity))
     around = [*_attention_inputs(spec, rows), _float("queries", rows, width)]
-    return [*_stream(spec, rows), *around, *scratch, _float("attended", rows, width)]
+    return [*_stream(spec, rows), *around, *states, _float("attended", rows, width)]
 
 
 def _attention_inputs(spec: ModelSpec, rows: int) -> Moment:
