@@ -23,7 +23,7 @@ KV_TYPES: dict[str, KVSpec] = {
         KVSpec("q4_1", (), lambda d: 5.0, 32, "draftwood.cache.q4_1"),
         KVSpec("q4_0", ("q4",), lambda d: 4.5, 32, "draftwood.cache.q4_0"),
         KVSpec("tq4_0", ("tq4", "turbo4"), lambda d: 4 + 16 / d, 16, "draftwood.cache.tq4_0"),
-        KVSpec("tq3_0", ("tq3", "turbo3"), lambda d: 3 + 16 / d, 16, "draftwood.cache.tq3_0"),
+        KVSpec("tq3_0", ("tq3", "turbo3"), lambda d: 2 + (16 + 32 * -(-d // 32)) / d, 16, "draftwood.cache.tq3_0"),
         KVSpec("tq2_0", ("tq2", "turbo2"), lambda d: 2 + 16 / d, 16, "draftwood.cache.tq2_0"),
     )
 }

@@ -7,8 +7,9 @@ squared error of that density smallest, and the row keeps its length.
 The fields of a row. A code is a sign bit over the number of a magnitude, 0 the smallest; words are those of `words`.
     norm   float16 [1]
     codes  int32 [D / F], words of F codes: 8 of four bits for tq4_0, 16 of two bits for the others
-    signs  int16 [D / 16], of tq3_0 only: words of 16 signs
-tq3_0 keeps the magnitudes as codes and the signs apart, and word j of both speaks of the same sixteen values.
+    signs  int32 [D / 32, rounded up], of tq3_0 only: words of 32 signs
+tq3_0 keeps the magnitudes as codes and the signs apart: the sign of field i of word j is bit 4 (i // 2) + i % 2 +
+2 (j % 2) of word j // 2. So one mask takes the signs of a word's even or odd fields, four bits apart as those are.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class SpherePlane(CodedPlane):
     def layout(cls, head_dim: int) -> dict[str, tuple[torch.dtype, int]]:
         """See CodedPlane."""
         fields = {"norm": (torch.float16, 1), "codes": (torch.int32, head_dim * (cls.bits & ~1) // 32)}
-        return fields | ({"signs": (torch.int16, head_dim // 16)} if cls.bits % 2 else {})
+        return fields | ({"signs": (torch.int32, -(-head_dim // 32))} if cls.bits % 2 else {})
 
     def encode(self, rows: Tensor) -> Fields:
         """See CodedPlane."""
@@ -112,8 +113,7 @@ class SpherePlane(CodedPlane):
         norm = length / _length(self._book.values(codes))
         fields = {"norm": norm.clamp_max(LONGEST).half()}
         if self.bits % 2:
-            signs = pack(codes >> (self.bits - 1), 1, 16).to(torch.int16)
-            return fields | {"codes": pack(codes & 3, 2, 16), "signs": signs}
+            return fields | {"codes": pack(codes & 3, 2, 16), "signs": _pack_signs(codes >> (self.bits - 1))}
         return fields | {"codes": pack(codes, self.bits, 32 // self.bits)}
 
     def decode(self, fields: Fields) -> Tensor:
@@ -121,8 +121,28 @@ class SpherePlane(CodedPlane):
         width = self.bits & ~1
         codes = unpack(fields["codes"], width, 32 // width)
         if self.bits % 2:
-            codes += unpack(fields["signs"], 1, 16) << (self.bits - 1)
+            codes += _unpack_signs(fields["signs"], codes.shape[-1]) << (self.bits - 1)
         return self._book.values(codes) * fields["norm"].float()
+
+
+def _sign_places(device: torch.device) -> Tensor:
+    """Where a word has the sign of field 2 f + o of word p of its two: int32 [8 (f), 2 (o), 1, 2 (p)]."""
+    four, one, two = (torch.arange(count, dtype=torch.int32, device=device) for count in (8, 2, 2))
+    return 4 * four[:, None, None, None] + one[:, None, None] + 2 * two
+
+
+def _pack_signs(signs: Tensor) -> Tensor:
+    """int32 [..., D] of 0 and 1 -> words int32 [..., D / 32, rounded up]."""
+    by_field = signs.unflatten(-1, (8, 2, -1))
+    by_field = torch.nn.functional.pad(by_field, (0, by_field.shape[-1] % 2)).unflatten(-1, (-1, 2))
+    words: Tensor = (by_field << _sign_places(signs.device)).sum((-4, -3, -1), dtype=torch.int32)
+    return words
+
+
+def _unpack_signs(words: Tensor, head_dim: int) -> Tensor:
+    """The inverse of `_pack_signs`."""
+    by_field = words[..., None, None, :, None] >> _sign_places(words.device) & 1
+    return by_field.flatten(-2)[..., : head_dim // 16].flatten(-3)
 
 
 def _length(rows: Tensor) -> Tensor:

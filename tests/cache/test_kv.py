@@ -201,6 +201,6 @@ def test_an_unknown_type_is_answered_with_the_known_ones() -> None:
 def test_a_head_that_does_not_fit_is_answered_with_the_types_that_do() -> None:
     sentence = refusal(lambda: KVState(kv_pair("f16/q8_0"), 1, 80, 64, "cpu"))
     assert "q8_0 needs" in sentence and "multiple of 32" in sentence and "is 80" in sentence
-    assert "f16 16, bf16 16, tq4_0 4.2, tq3_0 3.2, tq2_0 2.2." in sentence
+    assert "f16 16, bf16 16, tq4_0 4.2, tq3_0 3.4, tq2_0 2.2." in sentence
     sentence = refusal(lambda: KVState(kv_pair("turbo3"), 1, 40, 64, "cpu"))
     assert "tq3_0 needs" in sentence and "multiple of 16" in sentence and sentence.endswith("f32 32, f16 16, bf16 16.")

@@ -193,7 +193,7 @@ def check_cap() -> None:
     engine = Engine.load(TINY, max_context=512, vram="24GiB")
     plan = engine.memory
     assert plan is not None
-    room = plan.cap_bytes - torch.cuda.memory_reserved()
+    room = plan.cap_bytes - torch.cuda.memory_allocated()
     assert room < torch.cuda.mem_get_info()[0]
     refused = False
     try:

@@ -36,13 +36,23 @@ def _bits(p_table, b_norm, NUMBER: tl.constexpr):
 
 
 @triton.jit
+def _moved(b_word, BY: tl.constexpr):
+    """Bits up by BY places, or down."""
+    if BY < 0:
+        return b_word >> -BY
+    else:
+        return b_word << BY
+
+
+@triton.jit
 def _with_signs(b_word, b_sign, PLACE: tl.constexpr):
-    """Words of sixteen codes of two bits, int32 [n, W], and of their signs -> words of eight codes of four, [n, W, 2]:
-    those of the even fields and of the odd ones, each with its sign at bit PLACE."""
-    b_code, b_sign = tl.join(b_word, b_word >> 2) & 0x33333333, tl.join(b_sign, b_sign >> 1) & 0x5555
-    b_sign = (b_sign | b_sign << 8) & 0x00550055
-    b_sign = (b_sign | b_sign << 4) & 0x05050505
-    return b_code | ((b_sign | b_sign << 2) & 0x11111111) << PLACE
+    """Words of sixteen codes of two bits, int32 [n, W], and the signs of two words each, [n, W / 2] -> words of eight
+    codes of four bits, [n, W, 2]: those of the even fields and of the odd ones, each with its sign at bit PLACE."""
+    b_even = tl.join(_moved(b_sign, PLACE), _moved(b_sign, PLACE - 2))
+    b_odd = tl.join(_moved(b_sign, PLACE - 1), _moved(b_sign, PLACE - 3))
+    MASK: tl.constexpr = 0x44444444 if PLACE == 2 else -0x77777778
+    b_sign = tl.reshape(tl.join(b_even, b_odd) & MASK, (b_word.shape[0], b_word.shape[1], 2))
+    return (tl.join(b_word, b_word >> 2) & 0x33333333) | b_sign
 
 
 @triton.jit
@@ -145,7 +155,7 @@ def load_coordinates(fields, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D
     b_word = load_words(p_codes, base, b_rows, m_rows, 0, W, W)
     if BITS == 3:
         b_sign = load_words(p_signs, base, b_rows, m_rows, 0, W // 2, W // 2)
-        b_word = _with_signs(b_word, tl.reshape(tl.join(b_sign, b_sign >> 16), (N, W)), 2 if PERMUTES else 3)
+        b_word = _with_signs(b_word, b_sign, 2 if PERMUTES else 3)
     b_word = tl.reshape(b_word, (N, W, SIDES))
     if PERMUTES:
         b_half = _by_permutation(p_table, b_norm, b_word, 1 << (BITS - 1))
@@ -182,9 +192,20 @@ def store_coordinates(fields, row, b_x, D: tl.constexpr, BITS: tl.constexpr):
     b_negative = (b_unit < 0).to(tl.int32)
     if BITS == 3:
         _store_words(p_codes, row, b_number, 2, 16, D)
-        _store_words(p_signs, row, b_negative, 1, 16, D)
+        _store_signs(p_signs, row, b_negative, D)
     else:
         _store_words(p_codes, row, b_number | b_negative << (BITS - 1), BITS, 32 // BITS, D)
+
+
+@triton.jit
+def _store_signs(p_field, row, b_x, D: tl.constexpr):
+    """As `cache.sphere._pack_signs`."""
+    WORDS: tl.constexpr = D // 32
+    b_x = tl.reshape(tl.permute(tl.reshape(b_x, (16, WORDS, 2)), (1, 0, 2)), (WORDS, 32))
+    # In a row: field i, then the word of two.
+    o_sign = tl.arange(0, 32)
+    o_place = o_sign // 4 * 4 + o_sign // 2 % 2 + o_sign % 2 * 2
+    tl.store(p_field + row * WORDS + tl.arange(0, WORDS), tl.sum(b_x << o_place[None, :], 1))
 
 
 @triton.jit
