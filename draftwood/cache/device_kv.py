@@ -17,17 +17,34 @@ from draftwood.cache.codecs import kept_rows
 from draftwood.cache.kv import KVState
 from draftwood.cache.spec import KVSpec
 from draftwood.cache.step import DecodeStep, PrefillStep
+from draftwood.cache.window import WindowedKVState
 from draftwood.kernels.attention import load_attend_granules, load_attend_tree
 from draftwood.kernels.kv_store import load_commit_rows, load_rotate_rows, load_store_rows, row_table
 
 
-class DeviceKVState(KVState):
-    """K and V rows of one layer and sequence; `length` is the host's copy of the committed count."""
+class StoredKVState(KVState):
+    """K and V rows of one layer and sequence that a kernel encodes, in place."""
 
     def __init__(self, spec: tuple[KVSpec, KVSpec], heads: int, head_dim: int, capacity: int, device: str) -> None:
         super().__init__(spec, heads, head_dim, capacity, device)
         self.key_rows, self.value_rows = kept_rows(spec[0], self.keys), kept_rows(spec[1], self.values)
-        self._store, self._rotate = load_store_rows(device), load_rotate_rows(device)
+        self._store = load_store_rows(device)
+
+    def _write(self, keys: Tensor, values: Tensor, at: int) -> None:
+        if len(keys):
+            self._store(keys, values, self.key_rows, self.value_rows, at)
+
+
+class StoredWindowedKVState(StoredKVState, WindowedKVState):
+    """The same for a layer with a window."""
+
+
+class DeviceKVState(StoredKVState):
+    """K and V rows of one layer and sequence; `length` is the host's copy of the committed count."""
+
+    def __init__(self, spec: tuple[KVSpec, KVSpec], heads: int, head_dim: int, capacity: int, device: str) -> None:
+        super().__init__(spec, heads, head_dim, capacity, device)
+        self._rotate = load_rotate_rows(device)
         self._attend_tree, self._attend_granules = load_attend_tree(device), load_attend_granules(device)
 
     def decode(self, q: Tensor, k: Tensor, v: Tensor, step: DecodeStep, scale: float) -> Tensor:

@@ -7,6 +7,7 @@ from draftwood.cache.codecs import has_codec
 from draftwood.cache.kv import KVState
 from draftwood.cache.recurrent import DeltaWeights, RecurrentState
 from draftwood.cache.spec import KVSpec
+from draftwood.cache.window import WindowedKVState
 from draftwood.kernels._select import without_triton
 from draftwood.kernels.attention import DEVICE_WIDTHS as HEAD_WIDTHS
 from draftwood.kernels.delta_rule import DEVICE_WIDTHS, DeltaShape
@@ -22,6 +23,24 @@ def kv_state(
 
         kind = DeviceKVState
     return kind(kv, heads, head_dim, capacity, device)
+
+
+def draft_state(
+    kv: tuple[KVSpec, KVSpec], heads: int, head_dim: int, capacity: int, window: int | None, device: str
+) -> KVState:
+    """A cache for `capacity` tokens of a draft's layer that sees back `window` positions, its own included; None: all.
+
+    Kernels store its rows where they serve; they are attended by `DeviceDraftState`.
+    """
+    whole: type[KVState] = KVState
+    windowed: type[WindowedKVState] = WindowedKVState
+    if attention_kernels_serve(kv, head_dim, device):
+        from draftwood.cache.device_kv import StoredKVState, StoredWindowedKVState
+
+        whole, windowed = StoredKVState, StoredWindowedKVState
+    if window is None or window >= capacity:
+        return whole(kv, heads, head_dim, capacity, device)
+    return windowed(kv, heads, head_dim, window, device)
 
 
 def recurrent_state(shape: DeltaShape, weights: DeltaWeights, device: str, dtype: str = "auto") -> LayerState:

@@ -20,15 +20,6 @@ SPARE = MAX_ROWS // 2
 """Rows kept beyond the window, so that a sequence can go back by as many and still see a whole window."""
 
 
-def windowed_state(
-    kv: tuple[KVSpec, KVSpec], heads: int, head_dim: int, capacity: int, window: int | None, device: str
-) -> KVState:
-    """A cache for `capacity` tokens of a layer that sees back `window` positions, its own included; None: all."""
-    if window is None or window >= capacity:
-        return KVState(kv, heads, head_dim, capacity, device)
-    return WindowedKVState(kv, heads, head_dim, window, device)
-
-
 class WindowedKVState(KVState):
     """K and V of the last rows of one layer and sequence.
 

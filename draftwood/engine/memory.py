@@ -47,6 +47,8 @@ def _untouched() -> dict[str, int]:
 def take_stock() -> Stock:
     """The current card. What torch's pool holds for nobody is given back first."""
     known = _untouched()
+    # A library's workspace may lie in the block of an engine that is gone, and keep it.
+    torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
     free, memory = torch.cuda.mem_get_info()
     held = torch.cuda.memory_reserved()

@@ -16,8 +16,7 @@ from draftwood.batch import GRANULE, MAX_ROWS
 from draftwood.cache.device_draft import DeviceDraftContext, DeviceDraftState
 from draftwood.cache.kv import KVState
 from draftwood.cache.spec import KVSpec
-from draftwood.cache.states import attention_kernels_serve
-from draftwood.cache.window import windowed_state
+from draftwood.cache.states import attention_kernels_serve, draft_state
 from draftwood.errors import DraftMismatchError
 from draftwood.kernels.activation import load_silu_gate
 from draftwood.kernels.attention.block import block_mask, grouped_mask
@@ -116,7 +115,7 @@ class DraftModel:
     def new_context(self, kv: tuple[KVSpec, KVSpec], capacity: int) -> DraftContext:
         """Empty caches for up to `capacity` committed tokens."""
         size = self.spec.kv_heads, self.spec.head_dim, capacity
-        return DraftContext([windowed_state(kv, *size, window, self.device) for window in self.spec.windows])
+        return DraftContext([draft_state(kv, *size, window, self.device) for window in self.spec.windows])
 
     @torch.inference_mode()
     def context_rows(self, features: Tensor, prefill: bool = False) -> Tensor:

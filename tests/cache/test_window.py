@@ -11,7 +11,8 @@ from torch import Tensor
 from draftwood.batch import MAX_ROWS
 from draftwood.cache.kv import KVState, poison
 from draftwood.cache.registry import kv_pair
-from draftwood.cache.window import SPARE, WindowedKVState, windowed_state
+from draftwood.cache.states import draft_state
+from draftwood.cache.window import SPARE, WindowedKVState
 from draftwood.kernels.attention.block import first_visible
 
 HEADS, WIDTH, CAPACITY = 2, 32, 2048
@@ -22,7 +23,7 @@ class Pair:
     """The same rows in a windowed cache and in one of all rows, both poisoned."""
 
     def __init__(self, window: int, kv: str = "f32", device: str = "cpu") -> None:
-        made = windowed_state(kv_pair(kv), HEADS, WIDTH, CAPACITY, window, device)
+        made = draft_state(kv_pair(kv), HEADS, WIDTH, CAPACITY, window, device)
         assert isinstance(made, WindowedKVState)
         self.short, self.whole, self.window = made, KVState(kv_pair(kv), HEADS, WIDTH, CAPACITY, device), window
         poison(self.short)
@@ -149,11 +150,11 @@ def test_room_for_what_kernels_write() -> None:
 
 def test_memory_does_not_grow_with_the_context() -> None:
     def size(capacity: int, window: int | None) -> int:
-        return windowed_state(kv_pair("q8_0"), HEADS, WIDTH, capacity, window, "cpu").nbytes
+        return draft_state(kv_pair("q8_0"), HEADS, WIDTH, capacity, window, "cpu").nbytes
 
     assert size(1 << 12, 100) == size(1 << 16, 100) == size(100, None)
     assert size(1 << 12, 1 << 12) == size(1 << 12, None) > 10 * size(1 << 12, 100)
-    assert type(windowed_state(kv_pair("f32"), HEADS, WIDTH, 64, 64, "cpu")) is KVState
+    assert type(draft_state(kv_pair("f32"), HEADS, WIDTH, 64, 64, "cpu")) is KVState
 
 
 def test_branching_trees_are_refused() -> None:

@@ -47,7 +47,8 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             current_device=lambda: 0,
             get_device_properties=lambda device: SimpleNamespace(uuid=uuid),
         )
-        monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=cuda))
+        library = SimpleNamespace(_cuda_clearCublasWorkspaces=lambda: None)
+        monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=cuda, _C=library))
 
     return made
 

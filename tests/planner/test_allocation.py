@@ -17,7 +17,7 @@ from draftwood.cache.kv import KVState
 from draftwood.cache.recurrent import DeltaWeights, RecurrentState
 from draftwood.cache.registry import KV_TYPES, kv_pair
 from draftwood.cache.sequence import Sequence
-from draftwood.cache.window import windowed_state
+from draftwood.cache.states import draft_state
 from draftwood.engine.sources import open_draft, open_target
 from draftwood.formats.ggml import BLOCK_TYPES
 from draftwood.formats.gguf import GGUFFile
@@ -117,7 +117,7 @@ def allocated(row: Row, question: Question, rows: int) -> list[Tensor]:
         context = [[f"blk.{i}.attn_{axis}" for axis in "kv" for i in range(facts.layers)]]
         made += weights(list(draft.tensors), products(facts.layers) + context, compact)
         for window in facts.windows:
-            made += tensors_of(windowed_state(kv, facts.kv_heads, facts.head_dim, capacity, window, "cpu"))
+            made += tensors_of(draft_state(kv, facts.kv_heads, facts.head_dim, capacity, window, "cpu"))
         width = len(facts.taps) * spec.hidden
         made += [torch.empty(rows, width), torch.empty(2048, width)]
     return made
