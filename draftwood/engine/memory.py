@@ -20,6 +20,9 @@ from draftwood.planner.hardware import DRIVER, GIB
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
 
+SMALL = 1 << 20
+"""Bytes of a buffer up to which torch's pool keeps it apart from larger ones."""
+
 OUTSIDE = ("driver", "graphs")
 """Parts of a plan that the driver takes, and not torch's pool."""
 
@@ -67,6 +70,7 @@ class MemoryPlan:
 
     parts: bytes by part, as `planner.plan` names them. rounds: of them, what captured rounds allocate. limit: bytes
     that may be used. capped: whether it must keep to its parts (the user named an amount), and not only to the limit.
+    small: of the parts, bytes of buffers of SMALL at most.
     """
 
     parts: Mapping[str, int]
@@ -74,6 +78,7 @@ class MemoryPlan:
     limit: int
     capped: bool
     stock: Stock
+    small: int = 0
 
     @property
     def planned_bytes(self) -> int:
@@ -92,8 +97,10 @@ class MemoryPlan:
 
     @property
     def block_bytes(self) -> int:
-        """The block that all but the rounds is cut from: half of the margin is for gaps that are left between."""
-        return self.planned_bytes - self.outside_bytes - self.rounds - self.parts.get("margin", 0) // 2
+        """The block that all but the rounds and what is small is cut from: half of the margin is for gaps that are left
+        between."""
+        elsewhere = self.outside_bytes + self.rounds + self.small
+        return self.planned_bytes - elsewhere - self.parts.get("margin", 0) // 2
 
     @property
     def round_bytes(self) -> int:

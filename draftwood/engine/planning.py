@@ -23,7 +23,7 @@ from draftwood.cache.states import attention_kernels_serve
 from draftwood.decode.drafters.registry import named_drafter
 from draftwood.engine.config import AUTO_CONTEXT, EngineConfig
 from draftwood.engine.loader import AUTO_KV, machine_memory, pick_draft_kv, pick_kv
-from draftwood.engine.memory import MemoryPlan, Stock, take_stock
+from draftwood.engine.memory import SMALL, MemoryPlan, Stock, take_stock
 from draftwood.engine.sources import open_draft
 from draftwood.errors import UsageError
 from draftwood.formats.header import ModelSource
@@ -64,7 +64,7 @@ def prepare(config: EngineConfig, source: ModelSource, device: str) -> tuple[Eng
         weights="compact" if "compact_weights" in row.levers else question.layout,
         token_table="host" if "host_table" in row.levers or not question.table_on_card else "device",
     )
-    return settled, _memory_plan(row, context, question, config, stock)
+    return settled, _memory_plan(row, context, question, settled, stock)
 
 
 def _check_unplanned(config: EngineConfig, device: str) -> None:
@@ -161,7 +161,12 @@ def _memory_plan(row: Row, context: int, question: Question, config: EngineConfi
     rows = question.rows or (1 if draft is None else MAX_ROWS)
     features = [] if draft is None else feature_buffers(spec.hidden, len(draft.taps), rows)[:1]
     rounds = total(round_buffers(spec, context, rows, draft)) + total(features)
-    return MemoryPlan(row.parts, rounds, question.limit, config.vram is not None, stock)
+    weights = [
+        *question.target.buffers[config.weights],
+        *([] if row.draft is None else row.draft.buffers[config.weights]),
+    ]
+    small = total(buffer for buffer in weights if buffer.nbytes <= SMALL)
+    return MemoryPlan(row.parts, rounds, question.limit, config.vram is not None, stock, small)
 
 
 def settle(config: EngineConfig, source: ModelSource, device: str) -> EngineConfig:

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from draftwood.buffers import total
+from draftwood.buffers import BufferSpec, total
 from draftwood.errors import UsageError
 from draftwood.formats.gguf import GGUFFile
 from draftwood.formats.header import ModelHeader
@@ -61,9 +61,14 @@ class Target:
     key: str | None = None
 
     @cached_property
+    def buffers(self) -> dict[str, list[BufferSpec]]:
+        """The weights by layout, without the table that tokens are looked up in."""
+        return {layout: weight_buffers(self.tensors, layout, self.spec.layers) for layout in WEIGHTS}
+
+    @cached_property
     def layout_bytes(self) -> dict[str, int]:
-        """Bytes of the weights by layout, without the table that tokens are looked up in."""
-        return {layout: total(weight_buffers(self.tensors, layout, self.spec.layers)) for layout in WEIGHTS}
+        """Bytes of these weights by layout."""
+        return {layout: total(buffers) for layout, buffers in self.buffers.items()}
 
     @cached_property
     def file_bytes(self) -> int:
@@ -101,10 +106,15 @@ class Draft:
     copied: tuple[TensorInfo, ...] = ()
 
     @cached_property
-    def layout_bytes(self) -> dict[str, int]:
-        """Bytes of the weights by layout; a draft's own token table, where it has one, is among them."""
+    def buffers(self) -> dict[str, list[BufferSpec]]:
+        """The weights by layout; a draft's own token table, where it has one, is among them."""
         infos = (*self.tensors, *self.copied)
-        return {layout: total(draft_weight_buffers(infos, layout)) for layout in WEIGHTS}
+        return {layout: draft_weight_buffers(infos, layout) for layout in WEIGHTS}
+
+    @cached_property
+    def layout_bytes(self) -> dict[str, int]:
+        """Bytes of these weights by layout."""
+        return {layout: total(buffers) for layout, buffers in self.buffers.items()}
 
     @cached_property
     def file_bytes(self) -> int:

@@ -250,7 +250,8 @@ def test_a_named_amount_is_what_is_planned_for_and_kept_to(monkeypatch: pytest.M
 def test_block_rounds_and_margin_are_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     for draft in (None, DRAFT):
         _, memory = prepared(monkeypatch, draft=draft, max_context=8192, vram="40GiB")
-        assert memory.block_bytes + memory.round_bytes + hardware.MARGIN // 4 == memory.cap_bytes
+        pieces = memory.block_bytes, memory.round_bytes, memory.small, hardware.MARGIN // 4
+        assert sum(pieces) == memory.cap_bytes and memory.small > 0
         assert memory.round_bytes == memory.rounds + hardware.MARGIN // 4
         assert 0 < memory.rounds < memory.parts["workspace"] + memory.parts.get("features", 0)
     other = Stock(80 * GIB, 60 * GIB, 79 * GIB, held=19 * GIB)
