@@ -257,22 +257,29 @@ def _percent(case: Case, took: Sample, limits: Limits) -> float:
     return 100 * case.gguf_bytes / took.middle * 1e6 / limits.bandwidth
 
 
-def conditions(limits: Limits, model: str, commit: str, repeats: int) -> list[str]:
+def conditions(limits: Limits, model: str, layout: str, commit: str, repeats: int) -> list[str]:
     """The lines that make the numbers below them mean something."""
     return [
-        f"synthetic {model}: random weights in its shapes and block types",
+        f"synthetic {model}: random weights in its shapes and block types, {layout} layout",
         str(limits),
         f"draftwood {commit}, torch {torch.__version__}, {repeats} replays each, {time.strftime('%Y-%m-%d')}",
     ]
 
 
 def as_json(
-    runs: list[CaseRun], rows: tuple[int, ...], limits: Limits, model: str, commit: str, repeats: int
+    runs: list[CaseRun],
+    rows: tuple[int, ...],
+    limits: Limits,
+    model: str,
+    layout: str,
+    commit: str,
+    repeats: int,
 ) -> dict[str, Any]:
     """The whole measurement for programs."""
     return {
         "bench": "ops",
         "model": f"synthetic:{model}",
+        "weights": layout,
         "device": limits.device,
         "commit": commit,
         "repeats": repeats,

@@ -11,6 +11,7 @@ from draftwood.cli import options
 from draftwood.cli.bench.lists import distinct, row_count
 from draftwood.cli.terminal import plain, steps
 from draftwood.errors import UsageError
+from draftwood.kernels.layouts import WEIGHTS
 
 
 def ops(
@@ -25,6 +26,9 @@ def ops(
         str,
         typer.Option("--only", metavar="NAME", help="Matrices and kernels whose names begin so: ffn, operand, top_k."),
     ] = "",
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="<fast|compact>", help="How the matrices are kept.")
+    ] = "fast",
     repeats: Annotated[
         int,
         typer.Option(
@@ -38,6 +42,8 @@ def ops(
     device's memory bandwidth, after checking that the results are right and, of matrices, rows bitwise alone.
     """
     counts = tuple(row_count(text) for text in distinct("--rows", rows))
+    if weights not in WEIGHTS:
+        raise UsageError(f"--weights is {weights[:40]!r}; it must be one of {', '.join(WEIGHTS)}.")
     from draftwood.bench.suites import kernel_cases, kernels
     from draftwood.bench.suites import ops as suite
 
@@ -59,15 +65,15 @@ def ops(
     with steps(len(matrices) + len(others)) as begin:
         for case in matrices:
             begin(f"{case.name} {case.types} {case.outputs} x {case.inputs}")
-            runs.append(suite.measure(case, counts, prefill and not suite.is_head(case), repeats))
+            runs.append(suite.measure(case, counts, prefill and not suite.is_head(case), repeats, weights))
         for other in others:
             begin(f"{other.name} {other.shape}")
             kernel_runs.append(kernels.measure(other, counts, repeats))
     commit = report.commit()
-    lines = [*suite.conditions(limits, model, commit, repeats), ""]
+    lines = [*suite.conditions(limits, model, weights, commit, repeats), ""]
     if runs:
         lines += [*suite.table(runs, counts, limits), ""]
     if kernel_runs:
         lines += [*kernels.table(kernel_runs, counts, limits), ""]
-    result = suite.as_json(runs, counts, limits, model, commit, repeats)
+    result = suite.as_json(runs, counts, limits, model, weights, commit, repeats)
     plain([*lines, json.dumps(result | {"kernels": kernels.as_json(kernel_runs, limits)})])
