@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from draftwood.batch import GRANULE
-from draftwood.cache.kv import KVState, poison
+from draftwood.cache.kv import poison
 from draftwood.cache.registry import kv_pair
+from draftwood.cache.states import draft_state
+from draftwood.cache.window import WindowedKVState
 from draftwood.errors import (
     DraftMismatchError,
     DraftwoodError,
@@ -438,9 +440,9 @@ def test_a_window_s_cache_gives_the_bits_of_a_whole_one(
     model = build(edited(source, **SLIDING), device)
     context = fresh(model, kv)
     size = model.spec.kv_heads, model.spec.head_dim, 320, device
-    whole = DraftContext([KVState(kv_pair(kv), *size) for _ in model.layers])
+    whole = DraftContext([draft_state(kv_pair(kv), *size[:3], None, device) for _ in model.layers])
     assert context.nbytes < whole.nbytes
-    assert [type(state) is KVState for state in context.states] == [False, False, True]
+    assert [isinstance(state, WindowedKVState) for state in context.states] == [True, True, False]
     features = torch.from_numpy(GOLDENS[0].arrays["features"]).to(device)
     for _ in range(2):
         start = 0

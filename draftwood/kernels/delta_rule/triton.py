@@ -19,14 +19,12 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from draftwood.batch import GRANULE, MAX_ROWS
 from draftwood.kernels._math import silu
 from draftwood.kernels._rows import aligned, is_aligned, require, row_stride
 from draftwood.kernels.delta_rule.layer import DeltaLayer
 from draftwood.kernels.delta_rule.reference import TAPS, DeltaShape
-from draftwood.kernels.linear.triton import starts_early
 from draftwood.kernels.scratch import PLAN_WIDTH, chunk_shapes, slot_shape, visit_width
 
 LANES = 16
@@ -224,12 +222,9 @@ def _mixed(p_raw, p_window, p_conv, p_tape, p_line, visit, o_f, RAW_STRIDE: tl.c
 def _stage(
     p_raw, p_a, p_b, p_window, p_conv, p_rate, p_bias, p_plan, p_tape, p_decay, p_beta, p_visits, eps, scale,
     RAW_STRIDE: tl.constexpr, A_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, HK: tl.constexpr, HV: tl.constexpr,
-    K: tl.constexpr, V: tl.constexpr, EARLY: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
     """Of one visit, q and k of one key head, or v and the gates of one value head."""
-    if EARLY:
-        gdc_wait()
-        gdc_launch_dependents()
     F: tl.constexpr = 2 * HK * K + HV * V
     visit, head = tl.program_id(1), tl.program_id(0)
     p_line = p_plan + visit * _PLAN_WIDTH
@@ -260,12 +255,9 @@ def _stage(
 @triton.jit(do_not_specialize=["rows"])
 def _tree_rule(
     p_visits, p_state, p_plan, p_slots, p_out, rows, HK: tl.constexpr, HV: tl.constexpr, K: tl.constexpr,
-    V: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
+    V: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """All visits for COLUMNS of one head. What a visit reads besides the state is loaded one visit ahead.
-
-    EARLY: the state, which no kernel of a pass writes, is loaded while the visits are still being staged.
-    """
+    """All visits for COLUMNS of one head. What a visit reads besides the state is loaded one visit ahead."""
     F: tl.constexpr = 2 * HK * K + HV * V
     WIDTH: tl.constexpr = F + HK + 2 * HV
     TILES: tl.constexpr = K // LANES
@@ -276,8 +268,6 @@ def _tree_rule(
     o_s = head * (K * V) + o_l[:, None] * V + o_c[None, :]
     o_q, o_v = key * K + o_l, 2 * HK * K + head * V + o_c
     b_s = _tiles(p_state + o_s, TILE, TILES)
-    if EARLY:
-        gdc_wait()
 
     b_q, b_k = _tiles(p_visits + o_q, LANES, TILES), _tiles(p_visits + HK * K + o_q, LANES, TILES)
     b_v, kq = tl.load(p_visits + o_v), tl.load(p_visits + F + key)
@@ -641,11 +631,11 @@ def stage_nodes(raw: Tensor, a: Tensor, b: Tensor, plan: Tensor, layer: DeltaLay
     require(len(layer.raw) >= rows + TAPS - 1 and len(layer.decay) >= rows, f"the tape is shorter than {rows} nodes")
     raw, a, b = aligned(raw), aligned(a), aligned(b)
     width = visit_width(shape.key_heads, shape.value_heads, shape.key_dim, shape.value_dim)
-    visits, early = torch.empty(rows, width, dtype=torch.float32, device=raw.device), starts_early(raw.device)
+    visits = torch.empty(rows, width, dtype=torch.float32, device=raw.device)
     _stage[(shape.key_heads + shape.value_heads, rows)](
         raw, a, b, layer.window, layer.conv, layer.rate, layer.bias, plan, layer.raw, layer.decay, layer.beta, visits,
         shape.eps, shape.key_dim**-0.5, RAW_STRIDE=row_stride(raw), A_STRIDE=row_stride(a), B_STRIDE=row_stride(b),
-        EARLY=early, launch_pdl=early, **_sizes(shape), **EXACT,
+        **_sizes(shape), **EXACT,
     )  # fmt: skip
     return visits
 
@@ -657,11 +647,9 @@ def tree_rule(visits: Tensor, plan: Tensor, state: Tensor, slots: Tensor, shape:
     need = slot_shape(rows, heads, shape.key_dim, value_dim)
     require(slots.shape[1:] == need[1:] and len(slots) >= need[0], f"slots are {need}, not {tuple(slots.shape)}")
     out = torch.empty(rows, heads, value_dim, dtype=torch.float32, device=visits.device)
-    early = starts_early(visits.device)
     _tree_rule[(value_dim // COLUMNS, heads)](
-        visits, state, plan, slots, out, rows, LANES=LANES, COLUMNS=COLUMNS, EARLY=early, launch_pdl=early,
-        **_sizes(shape), **EXACT,
-    )  # fmt: skip
+        visits, state, plan, slots, out, rows, **_sizes(shape), LANES=LANES, COLUMNS=COLUMNS, **EXACT
+    )
     return out
 
 
