@@ -118,7 +118,7 @@ def test_a_kv_type_that_does_not_fit_the_heads(refused: Refused, tmp_path: Path)
     path = write_model(tmp_path / "narrow.gguf", "llama", heads=16)
     error = refused(2, "run", path, "-p", "x", "-ctk", "q4_0")
     assert "q4_0 needs a head width that is a multiple of 32, this model's is 16" in error
-    assert "bf16 16, tq4_0 5, tq3_0 4, tq2_0 3." in error
+    assert "bf16 16, tq4_0 5, tq3_0 5, tq2_0 3." in error
 
 
 def test_wrong_drafts(refused: Refused, tmp_path: Path, tiny: str) -> None:
