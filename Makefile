@@ -56,7 +56,7 @@ demo: setup  ## the demo model answers HumanEval prompts four ways, with identic
 # A process a core, each with one thread; files stay together, as what a file builds is kept in its process.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
-test: setup  ## the tests for a machine without a GPU (about nine minutes on two cores)
+test: setup  ## the tests for a machine without a GPU (four to ten minutes on two cores)
 	$(PARALLEL) -m "not slow and not gpu"
 
 test-all: setup  ## every case of every test that needs no GPU
@@ -67,13 +67,14 @@ test-compile: setup  ## every kernel compiled for gfx1100, gfx1151, sm_86, sm_89
 
 # These import nothing but torch (with the jinja2 it brings), triton, numpy, gguf, safetensors, tokenizers and pytest.
 GPU_TESTS := tests/kernels tests/cache tests/formats tests/models tests/decode tests/engine/test_dflash_end_to_end.py \
-	tests/engine/test_from_disk.py tests/engine/test_smollm2.py tests/engine/test_synthesis.py tests/engine/test_warm_start.py
+	tests/engine/test_from_disk.py tests/engine/test_memory.py tests/engine/test_smollm2.py tests/engine/test_synthesis.py \
+	tests/engine/test_warm_start.py
 GPU_WHOLE := tests/models/test_whole_pass.py tests/decode/test_committed_state.py tests/engine/test_from_disk.py
 
 test-gpu:  ## model, draft and exactness tests on this machine's GPU, with plain python3 (or PYTHON=...) and no .venv
 	$(PYTHON) -m pytest -q -m "gpu and not slow" $(GPU_TESTS)
 
-test-gpu-whole:  ## the whole 27B shape, its file and 10,000 rounds on this GPU (minutes; 24 GB of it, 17 GB of disk)
+test-gpu-whole:  ## the whole 27B shape, its file and 10,000 rounds on this GPU (five minutes on an H200; 24 GB of it, 17 GB of disk)
 	$(PYTHON) -m pytest -q -rP -m "gpu and slow" $(GPU_WHOLE)
 
 check: setup  ## ruff (lint and format) and mypy --strict
