@@ -50,12 +50,12 @@ def packed_buffers(layout: Layout, out_features: int, in_features: int) -> list[
         if count
     ]
     if layout.compact:
-        scales = *lanes[:2], int(BLOCK * layout.scale_bytes)
+        scales = *lanes[:2], BLOCK * layout.scale_bits // 8
         superscales = lanes[0], steps * STEP // SUPERBLOCK, BLOCK * layout.superscale_bytes // 4
         made.append(BufferSpec("scales", scales, "int32", "model"))
         made.append(BufferSpec("superscales", superscales, "int32", "model"))
-    elif layout.scale_bytes:
-        made.append(BufferSpec("scales", (*lanes, int(layout.scale_bytes) // 2), "int16", "model"))
+    elif layout.scale_bits:
+        made.append(BufferSpec("scales", (*lanes, layout.scale_bits // 16), "int16", "model"))
     return [*made, BufferSpec("factor", (outputs,), "float32", "model")]
 
 

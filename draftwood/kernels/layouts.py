@@ -53,11 +53,11 @@ class Layout:
         return {5: 1, 6: 2}.get(self.bits, 0)
 
     @property
-    def scale_bytes(self) -> float:
-        """Bytes a lane of scales and offsets, superscales not counted."""
+    def scale_bits(self) -> int:
+        """Bits a lane of scales and offsets, superscales not counted."""
         if self.compact:
-            return 1.5 if self.minimum else 2
-        return 0 if self.bits == 16 else 2 * (BLOCK // self.group) * (2 if self.minimum else 1)
+            return 12 if self.minimum else 16
+        return 0 if self.bits == 16 else 16 * (BLOCK // self.group) * (2 if self.minimum else 1)
 
     @property
     def superscale_bytes(self) -> int:
@@ -67,7 +67,7 @@ class Layout:
     @property
     def bits_a_weight(self) -> float:
         """Bits in memory of one weight, scales included."""
-        lane = 32 * (self.words + self.high_words) + 8 * self.scale_bytes
+        lane = 32 * (self.words + self.high_words) + self.scale_bits
         return lane / BLOCK + 8 * self.superscale_bytes / SUPERBLOCK
 
 

@@ -91,7 +91,7 @@ def test_memory_options_reach_the_engine(
         loads.append(options)
         raise DeviceError("that is all")
 
-    monkeypatch.setattr(f"draftwood.cli.bench.{command}.open_engine", opened)
+    monkeypatch.setattr("draftwood.cli.bench.measurement.open_engine", opened)
     monkeypatch.setattr("draftwood.engine.loader.pick_device", lambda asked: device)
     monkeypatch.setattr("draftwood.engine.memory.take_stock", lambda: Stock(80 << 30, 70 << 30, 70 << 30, 0))
     flags = ["--weights", "compact", "--token-table", "host", "--vram", "24GiB", "--contexts", "128", "--kv", "q8_0"]

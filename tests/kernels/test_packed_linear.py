@@ -251,7 +251,7 @@ CASES |= {f"{mix} compact at {rows} rows": (mix, rows, "compact") for mix in COM
 def segment(name: str, weights: str = "fast") -> tuple[torch.dtype, ...]:
     """Types of a matrix's pointers."""
     layout = layout_of(name, weights)
-    scales = torch.int32 if layout.compact or layout.scale_bytes > 2 else torch.int16
+    scales = torch.int32 if layout.compact or layout.scale_bits > 16 else torch.int16
     return torch.int32, torch.int32, scales, torch.int32, torch.int32
 
 

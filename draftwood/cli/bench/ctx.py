@@ -10,12 +10,11 @@ import typer
 
 from draftwood.cli import options
 from draftwood.cli.bench import sweeping
-from draftwood.cli.bench.measurement import Job, Measurement, Wishes, require_sound
-from draftwood.cli.loading import open_engine
+from draftwood.cli.bench.measurement import Job, Measurement, Wishes, loading, require_sound, write
 from draftwood.cli.terminal import plain
 
 if TYPE_CHECKING:
-    from draftwood.engine.engine import Engine
+    pass
 
 
 def ctx(
@@ -55,7 +54,7 @@ def ctx(
     clock = Clock(None if limit is None else parse_limit(limit))
     pairs = sweeping.pairs_of(kv, cache_type_k, cache_type_v)
     names = sweeping.drafts_of(target, draft, draft_quant)
-    from draftwood.bench import ctx_picture, ctx_report, kv_picture, report
+    from draftwood.bench import ctx_report, kv_picture, report
     from draftwood.engine.loader import pick_kv
 
     if out is not None:
@@ -63,34 +62,18 @@ def ctx(
     where, _, points = sweeping.ground(target, contexts, pairs, round_, n_gen, assume_acceptance, device)
     pairs = pairs or [pick_kv("auto", where)]
 
-    def load(job: Job) -> Engine:
-        return open_engine(
-            target,
-            job.draft,
-            (job.kv[0].name, job.kv[1].name),
-            (draft_type_k, draft_type_v),
-            job.points[-1].tokens + n_gen,
-            device,
-            dtype,
-            threads=threads,
-            assume_acceptance=assume_acceptance,
-            weights=weights,
-            token_table=token_table,
-            vram=vram,
-        )
-
     jobs = [Job(name, pair, tuple(points)) for name in names for pair in pairs]
     wishes = Wishes(round_, n_gen, repeats, text, assume_acceptance)
+    kinds = draft_type_k, draft_type_v
+    load = loading(target, kinds, device, dtype, wishes, threads, weights, token_table, vram)
     done = Measurement(load, jobs, wishes, clock).run()
     require_sound(done)
     trial = done.trial
     given = ctx_report.Conditions(done.facts, done.synthetic, trial, done.prompt, report.commit(), done.ended)
     line = json.dumps(ctx_report.as_json(given, done.series))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "ctx.md").write_text(ctx_report.markdown(given, done.series), encoding="utf-8")
-        (out / "ctx.json").write_text(line + "\n", encoding="utf-8")
-        ctx_picture.draw(done.series, ctx_report.caption(given), out / "ctx.png")
+        page = ctx_report.markdown(given, done.series)
+        write(out, "ctx", page, line, done.series, ctx_report.caption(given))
     plain([*ctx_report.conditions(given), ""])
     for one in done.series:
         plain([*ctx_report.table(one, trial, done.series), ""])

@@ -10,12 +10,12 @@ import typer
 
 from draftwood.cli import options
 from draftwood.cli.bench import sweeping
-from draftwood.cli.bench.measurement import Job, Measurement, Wishes, require_sound
-from draftwood.cli.loading import draft_located, kv_name, open_engine
+from draftwood.cli.bench.measurement import Job, Measurement, Wishes, loading, require_sound, write
+from draftwood.cli.loading import draft_located, kv_name
 from draftwood.cli.terminal import plain
 
 if TYPE_CHECKING:
-    from draftwood.engine.engine import Engine
+    pass
 
 
 def guide(
@@ -58,7 +58,7 @@ def guide(
     pairs = sweeping.pairs_of(kv, None, None)
     names = sweeping.drafts_of(target, draft, draft_quant)
     own = kv_name(draft_type_k, draft_type_v) or "auto"
-    from draftwood.bench import ctx_picture, ctx_report, guide_report, kv_picture, report
+    from draftwood.bench import ctx_report, guide_report, kv_picture, report
     from draftwood.bench.suites import guide as suite
     from draftwood.engine.config import EngineConfig
     from draftwood.engine.memory import take_stock
@@ -77,23 +77,10 @@ def guide(
         Job(name, pair, fitting) for name, found in planned.items() for pair in pairs for fitting in found.fitting(pair)
     ]
 
-    def load(job: Job) -> Engine:
-        return open_engine(
-            target,
-            job.draft,
-            (job.kv[0].name, job.kv[1].name),
-            (draft_type_k, draft_type_v),
-            job.points[-1].tokens + n_gen,
-            device,
-            dtype,
-            threads=threads,
-            assume_acceptance=assume_acceptance,
-            weights=weights,
-            token_table=token_table,
-            vram=None if where == "cpu" else vram,  # where it is a thought, and no limit
-        )
-
     wishes = Wishes(round_, n_gen, repeats, text, assume_acceptance)
+    kinds = draft_type_k, draft_type_v
+    cap = None if where == "cpu" else vram  # on a CPU it is a thought, and no limit
+    load = loading(target, kinds, device, dtype, wishes, threads, weights, token_table, cap)
     done = Measurement(load, jobs, wishes, clock).run()
     require_sound(done)
     given = ctx_report.Conditions(done.facts, done.synthetic, done.trial, done.prompt, report.commit(), done.ended)
@@ -101,10 +88,8 @@ def guide(
     fits = guide_report.fits(there, "--vram" if vram else "this machine's memory" if where == "cpu" else "the GPU's")
     line = json.dumps(guide_report.as_json(entries, given, there.usable, done.series))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "guide.md").write_text(guide_report.markdown(entries, given, fits, done.series), encoding="utf-8")
-        (out / "guide.json").write_text(line + "\n", encoding="utf-8")
-        ctx_picture.draw(done.series, ctx_report.caption(given), out / "guide.png")
+        page = guide_report.markdown(entries, given, fits, done.series)
+        write(out, "guide", page, line, done.series, ctx_report.caption(given))
     plain([*ctx_report.conditions(given), fits, "", *guide_report.table(entries, given), "", line])
     if done.interrupted:
         raise typer.Exit(130)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from draftwood.cli.bench.sweeping import parsed, short
+from draftwood.cli.loading import KVFlags, open_engine
 from draftwood.cli.terminal import note, plain, steps
 from draftwood.errors import DeviceError, DraftwoodError, UsageError
 
@@ -50,6 +51,49 @@ class Outcome:
     series: list[Series]
     ended: str | None
     interrupted: bool
+
+
+def loading(
+    target: str,
+    draft_kv: KVFlags,
+    device: str,
+    dtype: str,
+    wishes: Wishes,
+    threads: int | None,
+    weights: str | None,
+    token_table: str | None,
+    vram: str | None,
+) -> Callable[[Job], Engine]:
+    """What loads the engine of a job, with room for its longest point and the answer."""
+
+    def load(job: Job) -> Engine:
+        key, value = job.kv
+        return open_engine(
+            target,
+            job.draft,
+            (key.name, value.name),
+            draft_kv,
+            job.points[-1].tokens + wishes.n_gen,
+            device,
+            dtype,
+            threads=threads,
+            assume_acceptance=wishes.assume_acceptance,
+            weights=weights,
+            token_table=token_table,
+            vram=vram,
+        )
+
+    return load
+
+
+def write(out: Path, name: str, markdown: str, line: str, series: Sequence[Series], caption: str) -> None:
+    """The same as a page, for programs and as a picture, in the folder `out`."""
+    from draftwood.bench import ctx_picture
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.md").write_text(markdown, encoding="utf-8")
+    (out / f"{name}.json").write_text(line + "\n", encoding="utf-8")
+    ctx_picture.draw(series, caption, out / f"{name}.png")
 
 
 def require_sound(done: Outcome) -> None:

@@ -36,7 +36,7 @@ class PackedMatrix:
     """A matrix in its layout.
 
     words: int32 [N/32, S, 32, 4, words]. high: int32 [N/32, S, 32, 4, high_words] or None. scales: int16
-    [N/32, S, 32, 4, scale_bytes / 2], halves by group, each followed by what is added in a type with minima;
+    [N/32, S, 32, 4, scale_bits / 16], halves by group, each followed by what is added in a type with minima;
     None for halves. superscales: None unless the layout is compact, see `_compact_scales`.
     factor: float32 [N], powers of two that outputs are multiplied by. out_features, in_features: without padding.
     """
@@ -158,7 +158,7 @@ def _halves(kinds: list[Tensor], layout: Layout) -> Tensor:
     if layout.minimum:
         # What rounding the scale takes off the weight of code `offset`, the weight of code 0 makes up for.
         halves[1] = (kinds[1] + (kinds[0] - halves[0].float()) * (layout.offset / CODE_UNIT)).half()
-    return _by_lane(torch.stack(halves, -1).flatten(1), int(layout.scale_bytes) // 2).view(torch.int16)
+    return _by_lane(torch.stack(halves, -1).flatten(1), layout.scale_bits // 16).view(torch.int16)
 
 
 def _compact_scales(kinds: Sequence[Steps], rows: int) -> tuple[Tensor, Tensor]:

@@ -631,7 +631,7 @@ def join(matrices: Sequence[PackedMatrix]) -> Joined:
 def _segment(matrix: PackedMatrix) -> tuple[Tensor, ...]:
     """Pointers of a matrix, its words in place of what it has not, and the table."""
     words, scales = matrix.words, matrix.scales
-    if scales is not None and matrix.layout.scale_bytes > 2:
+    if scales is not None and matrix.layout.scale_bits > 16:
         scales = scales.view(torch.int32)
     others = (words if tensor is None else tensor for tensor in (matrix.high, scales, matrix.superscales))
     return words, *others, _table(matrix.layout, words.device)
