@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from draftwood.planner.report import size_name
 
 _COLOURS = ("#1f4e79", "#c55a11", "#3f7f3f", "#7f3f7f", "#6f6f6f", "#b8860b", "#008080", "#a02020")
 
+_TITLE_WIDTH = 100
+"""Characters of a title that a figure has room for beside each other."""
 
 Line = tuple[Callable[[Row], float | None], str]
 """What a line shows of a row, and how it is drawn."""
@@ -48,8 +51,9 @@ def draw(series: Sequence[Series], title: str, path: Path) -> None:
         axes.set(title=name, ylim=(0, 1.08 * axes.dataLim.ymax))
         axes.grid(alpha=0.25)
     names = [named(one, series) for one in series]
-    figure.legend(figure.axes[1].lines, names, title="KV type", loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(title, fontsize="medium")
+    what = "KV type" if len({one.draft for one in series}) == 1 else "KV type and draft"
+    figure.legend(figure.axes[1].lines, names, title=what, loc="outside lower center", ncols=4, fontsize="small")
+    figure.suptitle(textwrap.fill(title, _TITLE_WIDTH), fontsize="medium")
     figure.savefig(path, dpi=120)
 
 

@@ -24,8 +24,8 @@ _PLAIN_COLUMNS, _DRAFT_COLUMNS = 5, 9
 
 @dataclass(frozen=True)
 class Conditions:
-    """What makes the figures mean something. facts: `Engine.describe()` with every draft. ended: why it is not whole,
-    None if it is."""
+    """What makes the figures mean something. facts: `Engine.describe()` with every draft. ended: what is missing and
+    why, None if it is whole."""
 
     facts: Mapping[str, Any]
     synthetic: bool
@@ -50,7 +50,7 @@ def conditions(given: Conditions) -> list[str]:
         f"draftwood {given.commit}, torch {torch.__version__}, {runs} of {trial.n_gen} tokens each, "
         f"{time.strftime('%Y-%m-%d')}",
     ]
-    return lines if given.ended is None else [*lines, f"{given.ended}: what was measured until then"]
+    return lines if given.ended is None else [*lines, given.ended]
 
 
 def caption(given: Conditions) -> str:
@@ -64,6 +64,10 @@ def caption(given: Conditions) -> str:
 
 def legend(given: Conditions, series: Sequence[Series]) -> list[str]:
     """What the names of the columns mean, as far as there are such columns."""
+    return [f"{name:<8} {meaning}" for name, meaning in _meanings(given, series).items()]
+
+
+def _meanings(given: Conditions, series: Sequence[Series]) -> dict[str, str]:
     meanings = {
         "context": f"tokens before the answer; whole granules of {GRANULE} are read",
         "read": "seconds for the whole prompt up to there, and its tokens a second",
@@ -83,7 +87,7 @@ def legend(given: Conditions, series: Sequence[Series]) -> list[str]:
         meanings["memory"] = "not shown: it is planned, and counted by the driver, on a GPU with --dtype auto only"
     if any(_degenerate(row) for one in series for row in one.rows):
         meanings[_FLAG] = "the answer degenerates into repetition, which flatters acceptance and speed"
-    return [f"{name:<8} {meaning}" for name, meaning in meanings.items()]
+    return meanings
 
 
 def table(one: Series, trial: Trial, series: Sequence[Series]) -> list[str]:
@@ -125,15 +129,22 @@ def comparison(series: Sequence[Series], trial: Trial) -> list[str]:
 
 def markdown(given: Conditions, series: Sequence[Series]) -> str:
     """The whole report."""
-    lines = ["# Speed by length of context", "", *(f"- {line}" for line in conditions(given))]
+    head = ["# Speed by length of context", "", *(f"- {line}" for line in conditions(given))]
+    return "\n".join([*head, *body(given, series)])
+
+
+def body(given: Conditions, series: Sequence[Series]) -> list[str]:
+    """The report in Markdown behind its conditions; its headings are of the second level."""
+    lines: list[str] = []
     for one in series:
         columns = _columns(one, given.trial)
         lines += ["", f"## {title(one, given.trial, series)}", "", f"| {' | '.join(_HEADS[c] for c in columns)} |"]
         lines += ["|" + "---:|" * len(columns)]
         lines += [f"| {' | '.join(_cells(row)[c] for c in columns)} |" for row in one.rows]
         lines += ["", *_less_read(one), *_memory_lines(one)]
-    lines += ["", "```", *comparison(series, given.trial), "```", "", *(f"- {x}" for x in legend(given, series)), ""]
-    return "\n".join(lines)
+    meanings = {(f"`{name}`" if name == _FLAG else name): meaning for name, meaning in _meanings(given, series).items()}
+    listed = (f"- {name}: {meaning}" for name, meaning in meanings.items())
+    return [*lines, "", "```", *comparison(series, given.trial), "```", "", *listed, ""]
 
 
 def as_json(given: Conditions, series: Sequence[Series]) -> dict[str, Any]:

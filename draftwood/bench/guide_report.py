@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ from draftwood.decode.stats import ASSUMED
 from draftwood.planner.hardware import GIB
 from draftwood.planner.report import size_name
 
-_HEADS = ("context", "take", "rounds", "tok/s", "AL", "read s", "plan GiB", "fastest")
+_HEADS = ("context", "take KV + draft", "rounds", "tok/s", "AL", "read s", "plan GiB", "fastest")
 _WIDTHS = (8, 20, 10, 8, 6, 8, 9, 0)
+_NOTE_WIDTH = 110
 
 
 def fits(room: Room, whose: str) -> str:
@@ -27,11 +29,12 @@ def table(entries: Sequence[Entry], given: Conditions) -> list[str]:
     """A line for each length, then what it leaves unsaid."""
     head = _line(_HEADS)
     lines = [head, "-" * 78, *(_line(_cells(entry, given)) for entry in entries), ""]
-    return lines + notes(entries, given)
+    said = (textwrap.wrap(note, _NOTE_WIDTH, subsequent_indent="  ") for note in notes(entries, given))
+    return lines + [line for wrapped in said for line in wrapped]
 
 
 def notes(entries: Sequence[Entry], given: Conditions) -> list[str]:
-    """What does not fit or was not reached, the rule, and what the columns are."""
+    """What does not fit or was not reached, the rule, and what the columns are; each is a line, however long."""
     lines = []
     for entry in entries:
         wide = [c for c in entry.candidates if not c.planned.fits]
@@ -46,22 +49,24 @@ def notes(entries: Sequence[Entry], given: Conditions) -> list[str]:
     told = "" if given.trial.assumed is None else f"; {ASSUMED}"
     return [
         *lines,
-        "take: the KV type that keeps the context best of those that fit (above 8.5 bits a value none is better),",
-        "with the draft that is the fastest beside it; types below 3 bits only where nothing else fits",
+        "take: the KV type that keeps the context best of those that fit (above 8.5 bits a value none is better), with "
+        "the draft that is the fastest beside it; types below 3 bits only where nothing else fits",
         "fastest: the pair that writes the most, where it is another one, against what is taken",
-        f"tok/s, AL, read s: measured, of the faster of plain decoding and {given.trial.name}{told}",
+        f"tok/s, AL, read s: tokens written a second, tokens decided in a round, and seconds to read the context; "
+        f"measured, of the faster of plain decoding and {given.trial.name}{told}",
         "plan GiB: the planner's bytes for that context and its answer on a GPU, not measured",
     ]
 
 
 def markdown(entries: Sequence[Entry], given: Conditions, fits: str, series: Sequence[Series]) -> str:
     """The guide, then all that was measured."""
-    lines = ["# Which KV type and draft for which context", "", f"- fits: {fits}"]
+    lines = ["# Which KV type and draft for which context", "", f"- {fits}"]
     lines += [*(f"- {line}" for line in ctx_report.conditions(given)), "", f"| {' | '.join(_HEADS)} |"]
     lines += ["|---:|---|---|" + "---:|" * (len(_HEADS) - 4) + "---|"]
     lines += [f"| {' | '.join(_cells(entry, given))} |" for entry in entries]
     lines += ["", *(f"- {line}" for line in notes(entries, given)), ""]
-    return "\n".join(lines) + "\n" + ctx_report.markdown(given, series).replace("# ", "## ")
+    below = (f"#{line}" if line.startswith("## ") else line for line in ctx_report.body(given, series))
+    return "\n".join([*lines, "## Speed by length of context", *below])
 
 
 def as_json(entries: Sequence[Entry], given: Conditions, limit: int, series: Sequence[Series]) -> dict[str, Any]:

@@ -26,7 +26,6 @@ class DeviceRecurrentState(LayerState):
 
     def __init__(self, shape: DeltaShape, weights: DeltaWeights, device: str, rows: int = MAX_ROWS) -> None:
         self.shape, self._device, self._form = shape, device, load_device_form(device)
-        self._rows = rows
         sizes = shape.value_heads, shape.key_dim, shape.value_dim, shape.channels, len(weights.conv)
         self.state, self.window = (zeros(buffer, device) for buffer in recurrent_buffers(*sizes))
         tape = str(weights.tape).removeprefix("torch.")
@@ -34,7 +33,8 @@ class DeviceRecurrentState(LayerState):
             zeros(buffer, device)
             for buffer in tape_buffers(rows, shape.value_heads, shape.channels, tape, len(weights.conv) - 1)
         )
-        self._slots: Tensor | None = None
+        # Now, beside what stays as long: made with the first round they would lie in the midst of a prompt's scratch.
+        self._slots = _slots(shape, device, rows)
         self.layer = DeltaLayer(weights.conv, weights.rate, weights.bias, self.state, self.window, raw, decay, beta)
         self.length = 0
 
@@ -45,8 +45,6 @@ class DeviceRecurrentState(LayerState):
 
     def stage(self, raw: Tensor, a: Tensor, b: Tensor, step: DecodeStep) -> Tensor:
         """See RecurrentState."""
-        if self._slots is None:
-            self._slots = _slots(self.shape, self._device, self._rows)
         visits = self._form.stage_nodes(raw, a, b, step.plan, self.layer, self.shape)
         return self._form.tree_rule(visits, step.plan, self.state, self._slots, self.shape)
 

@@ -371,14 +371,15 @@ class Engine:
             return None
         if drafter.name not in self._runners:
             mean = None if drafter is self._plain else self.config.assume_acceptance
-            self._runners[drafter.name] = Runner(
-                self.target.model,
-                self.sequence,
-                drafter,
-                KeyedDraw(self.device),
-                None if mean is None else assumption(mean, self.device),
-                self._pool,
-            )
+            with torch.inference_mode(False):  # it outlives whoever asks first
+                self._runners[drafter.name] = Runner(
+                    self.target.model,
+                    self.sequence,
+                    drafter,
+                    KeyedDraw(self.device),
+                    None if mean is None else assumption(mean, self.device),
+                    self._pool,
+                )
         return self._runners[drafter.name]
 
     def _plan(self, method: str, shaping: Shaping) -> Plan:

@@ -107,8 +107,9 @@ class Model:
         taps = Taps(inputs.wanted, x[:count])
         normed = self._norm(x, self.blocks[0].mixer_norm, eps)
         for index, (block, state, norm) in enumerate(zip(self.blocks, sequence.states, self._following, strict=True)):
-            normed = self._add_norm(x, block.mixer.prefill(normed, state, step), block.mlp_norm, eps)  # type: ignore[arg-type]
-            normed = self._add_norm(x, block.mlp(normed, prefill=True), norm, eps)
+            # One buffer for normed rows: made anew they would lie where they part what a GPU has room for.
+            self._add_norm(x, block.mixer.prefill(normed, state, step), block.mlp_norm, eps, out=normed)  # type: ignore[arg-type]
+            self._add_norm(x, block.mlp(normed, prefill=True), norm, eps, out=normed)
             taps.take(index, x[:count])
         sequence.extend(inputs.tokens)
         return ForwardOutput(normed[:count], taps.features)

@@ -22,6 +22,7 @@ from draftwood.bench.suites import ctx as suite
 from draftwood.bench.suites import guide as guides
 from draftwood.bench.suites.ctx import Decoded, Point, Row, Series, Sweep, Trial
 from draftwood.cache.registry import kv_pair
+from draftwood.cli.bench.measurement import Job, _whole
 from draftwood.cli.main import main
 from draftwood.decode.round import Decoder
 from draftwood.decode.stats import ASSUMED
@@ -225,11 +226,11 @@ def test_types_beside_each_other() -> None:
 
 
 def test_what_was_assumed_left_out_or_cut_short_is_called_so() -> None:
-    told = given(trial=replace(given().trial, assumed=4.5), ended="LIMIT of 8 min 0 s REACHED")
+    told = given(trial=replace(given().trial, assumed=4.5), ended="LIMIT of 8 min 0 s REACHED: until then")
     some = [series(row(512))]
     said = "\n".join(ctx_report.conditions(told))
     assert ASSUMED in said and "4.5 on average" in said and "synthetic" in said
-    assert said.endswith("LIMIT of 8 min 0 s REACHED: what was measured until then")
+    assert said.endswith("LIMIT of 8 min 0 s REACHED: until then")
     legend = "\n".join(ctx_report.legend(told, some))
     assert ASSUMED in legend and "those of plain decoding" not in legend.replace("over those of plain decoding", "")
     assert "on a GPU with --dtype auto only" in legend and "GiB" not in legend
@@ -238,14 +239,43 @@ def test_what_was_assumed_left_out_or_cut_short_is_called_so() -> None:
     assert (line["bench"], line["complete"], line["acceptance"]) == ("ctx", False, ASSUMED)
     assert line["series"][0]["rows"][0]["drafted"]["tokens_per_second"] == 250.0
     assert "acceptance" not in ctx_report.as_json(given(), some) and ASSUMED in ctx_report.caption(told)
+    flagged = [series(replace(row(512), plain=replace(decoded(10.0), degenerate=True)))]
+    assert "\n- `*`: the answer" in ctx_report.markdown(told, flagged)
     assert "| 512 |" in ctx_report.markdown(told, some) and ASSUMED in ctx_report.markdown(told, some)
 
 
 @pytest.mark.parametrize("used", [None, 18.0])
-def test_the_picture(used: float | None, tmp_path: Path) -> None:
+def test_the_picture(used: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A title as long as two drafts make it stays inside."""
     pytest.importorskip("matplotlib", reason="no matplotlib: pip install draftwood[plots]")
-    ctx_picture.draw([series(row(512, used=used), row(4096, used=used))], "made up", tmp_path / "c.png")
+    figure = ctx_picture.blank()
+    monkeypatch.setattr(ctx_picture, "blank", lambda: figure)
+    drafts = ["q8_0", "q4_k_m"]
+    facts = {**FACTS, "target": "synthetic:qwen3.6-27b", "draft": ", ".join(f"{TINY}-dflash:{kind}" for kind in drafts)}
+    told = given(facts=facts, trial=replace(given().trial, assumed=4.5))
+    both = [series(row(512, used=used), row(4096, used=used), draft=draft) for draft in drafts]
+    ctx_picture.draw(both, ctx_report.caption(told), tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    [title], [legend] = figure.texts, figure.legends
+    assert figure.bbox.x0 <= title.get_window_extent().x0 and title.get_window_extent().x1 <= figure.bbox.x1
+    assert legend.get_title().get_text() == "KV type and draft"
+
+
+@torch.inference_mode()
+def test_only_acceptance_that_was_found_is_flattered_by_repetition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sweep, "_run", lambda *a, **k: ([7] * 64, 16, 1.0))
+    at, trial = [Point(64, 64)], Trial("chain:7", CHAIN, 64)
+    sweep = Sweep(tiny("cpu", "lookup"), "lookup", torch.arange(64), at, trial, Clock())
+    for assumed, flagged in ((None, True), (4.5, False)):
+        sweep.trial = replace(trial, assumed=assumed)
+        found = sweep._row(at[0], 1.0, torch.tensor(7))
+        assert found.drafted is not None and (found.plain.degenerate, found.drafted.degenerate) == (True, flagged)
+
+
+def test_loading_counts_where_the_time_for_all_is_told() -> None:
+    jobs = [Job("d", kv_pair("q8_0"), (Point(n, n),)) for n in (1024, 1024, 2048)]
+    assert _whole(jobs, 10, 30) == ", all 3 with loading about 1 min 40 s if they go alike"
+    assert _whole(jobs[:1], 10, 30) == ""
 
 
 def test_the_memory_is_the_plan_s_and_the_driver_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,6 +354,7 @@ def test_the_guide_picks_by_the_planner_s_rule_from_measured_speeds() -> None:
     assert line["guide"][1]["candidates"][0]["fits"] is False
     text = guide_report.markdown([first, last], given(), guide_report.fits(there, "--vram"), found)
     assert "| 4K | q8_0 + q8_0 | tree:22 |" in text and "### KV q8_0" in text and "22.00 of 24.00 GiB (--vram)" in text
+    assert text.count("- target a.gguf") == 1 and max(map(len, lines)) <= 110
 
 
 def test_what_one_engine_can_measure_is_kept_apart_by_levers() -> None:
@@ -381,7 +412,7 @@ def test_ctx_on_the_command_line(model: str, tmp_path: Path, capsys: pytest.Capt
     assert (line["bench"], line["round"], line["complete"], line["repeats"]) == ("ctx", "tree:5", True, 2)
     assert [one["kv"] for one in line["series"]] == ["q8_0", "f16/q8_0"]
     assert all([made["context"] for made in one["rows"]] == [64, 128, 256] for one in line["series"])
-    assert "q8_0, draft lookup: at most about" in captured.err and "all 2 about" in captured.err
+    assert "q8_0, draft lookup: at most about" in captured.err and "all 2 with loading about" in captured.err
     assert json.loads((out / "ctx.json").read_text()) == line
     assert "## KV q8_0" in (out / "ctx.md").read_text() and (out / "ctx.png").read_bytes().startswith(b"\x89PNG")
 
@@ -441,9 +472,10 @@ def test_an_early_end_with_nothing_to_show(model: str, ending: Any, capsys: pyte
 def test_a_type_without_room_leaves_the_others(model: str, ending: Any, capsys: pytest.CaptureFixture[str]) -> None:
     ending(1, torch.OutOfMemoryError("CUDA out of memory. Tried\nthis"))
     assert main(["bench", "ctx", "--target", model, *COMMON, "--kv", "f16,q8_0"]) == 0
-    out = capsys.readouterr().out
-    assert [len(one["rows"]) for one in last_line(out)["series"]] == [1, 3]
-    assert "NO MEMORY for f16 with lookup: what was measured until then" in out
+    captured = capsys.readouterr()
+    assert [len(one["rows"]) for one in last_line(captured.out)["series"]] == [1, 3]
+    assert "NO MEMORY for f16 with lookup, so what is said of it is not whole" in captured.out
+    assert "f16 with lookup: there is not enough memory for it" in captured.err and "Tried" not in captured.err
     ending(0, torch.OutOfMemoryError("CUDA out of memory."))
     assert main(["bench", "ctx", "--target", model, *COMMON]) == 1
     assert "there is not enough memory" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,3 +105,21 @@ def test_snapshot_and_truncate() -> None:
         state.truncate(0)
     with pytest.raises(ValueError, match="staged"):
         state.commit(torch.zeros(1, dtype=torch.long), 1)
+
+
+def test_scratch_of_trees_is_there_before_the_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan has it among what stays; made later it would part the room that a prompt's pass was tried in."""
+    from draftwood.cache import device_recurrent
+
+    passed: list[Tensor] = []
+    form = SimpleNamespace(
+        stage_nodes=lambda *arguments: None, tree_rule=lambda visits, plan, state, slots, shape: passed.append(slots)
+    )
+    monkeypatch.setattr(device_recurrent, "load_device_form", lambda device: form)
+    floats = torch.zeros(4, SHAPE.channels), torch.zeros(SHAPE.value_heads), torch.zeros(SHAPE.value_heads)
+    weights = DeltaWeights(*floats, torch.bfloat16)
+    states = [device_recurrent.DeviceRecurrentState(SHAPE, weights, "cpu", rows=8) for _ in range(2)]
+    [made] = [slots for (shape, _, rows), slots in device_recurrent._SLOTS.items() if (shape, rows) == (SHAPE, 8)]
+    for state in states:
+        state.stage(*inputs(1, "cpu"), SimpleNamespace(plan=None))  # type: ignore[arg-type]
+    assert len(passed) == 2 and all(slots is made for slots in passed)

@@ -35,6 +35,17 @@ class NotingDrafter(NoDrafter):
         self.seen.append(len(tokens))
 
 
+class Draws:
+    """Serves every request, with nothing on a device."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    @staticmethod
+    def serves(params: Any) -> bool:
+        return True
+
+
 def test_the_plan_has_room_for_every_graph_of_auto() -> None:
     """What is captured depends on how far a draft looks ahead; from 15 guesses on there are no more shapes."""
 
@@ -114,3 +125,17 @@ def test_what_is_warmed_up(
     assert engine._rounds_memory == (0, 1)
     [(runner, found)] = warmed
     assert runner == drafter and sorted(shape.kind for shape in found) == sorted(shapes)
+
+
+def test_a_runner_serves_requests_outside_the_mode_that_it_was_made_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch lets nobody write to a tensor that was made in inference mode from outside of it."""
+    engine = Engine.load(TINY, max_context=64, device="cpu")
+    made: list[bool] = []
+    monkeypatch.setattr(engine, "device", "cuda")
+    monkeypatch.setattr(engine, "sequence", object())
+    monkeypatch.setattr(type(engine._plain), "on_device", True)
+    monkeypatch.setattr(engine_module, "KeyedDraw", Draws)
+    monkeypatch.setattr(engine_module, "Runner", lambda *arguments: made.append(torch.is_inference_mode_enabled()))
+    with torch.inference_mode():
+        engine.captured(False)
+    assert made == [False]

@@ -25,6 +25,8 @@ def test_reference_by_the_formula() -> None:
     stream = x.clone()
     out = load_add_rms_norm("cpu")(stream, y, weight, EPS)
     assert torch.equal(stream, x + y)
+    into = torch.empty_like(out)
+    assert load_add_rms_norm("cpu")(x.clone(), y, weight, EPS, out=into) is into and torch.equal(into, out)
     torch.testing.assert_close(out.double(), expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(load_rms_norm("cpu")(x + y, weight, EPS, torch.bfloat16), out.bfloat16())
 
@@ -42,6 +44,8 @@ def check_norm(device: str, count: int, width: int, dtype: torch.dtype, out_dtyp
     expected = reference.add_rms_norm(expected_stream, y, weight, EPS, out_dtype)
     assert torch.equal(stream, expected_stream)
     torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+    into = torch.empty_like(out)
+    assert triton.add_rms_norm(x.clone(), y, weight, EPS, out_dtype, out=into) is into and torch.equal(into, out)
     torch.testing.assert_close(plain, reference.rms_norm(y, weight, EPS, out_dtype), rtol=tolerance, atol=tolerance)
 
 
@@ -57,6 +61,8 @@ def check_odd_places(device: str) -> None:
     for bad in (lambda: triton.add_rms_norm(x, y, weight, EPS), lambda: triton.rms_norm(y, weight, EPS)):
         with pytest.raises(ValueError, match="not"):
             bad()
+    with pytest.raises(ValueError, match="contiguous"):
+        triton.add_rms_norm(x.clone(), y[:, 3:36], weight, EPS, out=y[:, 3:36])
     with pytest.raises(ValueError, match="16 bytes"):
         triton.add_rms_norm(x[1:], x[:3], weight, EPS)
 

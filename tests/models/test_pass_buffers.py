@@ -116,12 +116,27 @@ def test_a_pass_over_a_prompt_takes_what_is_planned(shape: str, kv: str) -> None
     assert total(stated) == pytest.approx(alive.most, rel=NEAR)
 
 
+def test_a_prompt_s_normed_rows_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's pool, which has little room to spare, gets no gaps from them, and the next product finds it whole."""
+    model = tiny()
+    sequence, add_norm, places = model.new_sequence(kv_pair("q8_0"), TOKENS), model._add_norm, set[int]()
+
+    def noted(*arguments: Any, **options: Any) -> Tensor:
+        made = add_norm(*arguments, **options)
+        places.add(made.data_ptr())
+        return made
+
+    monkeypatch.setattr(model, "_add_norm", noted)
+    inputs = ForwardInput(torch.zeros(TOKENS, dtype=torch.int64), torch.arange(TOKENS), offsets=(0, TOKENS))
+    hidden = model.prefill(inputs, sequence).hidden
+    assert places == {hidden.data_ptr()}
+
+
 @pytest.mark.parametrize("rows", [16, 23, 64])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_decode_pass_takes_what_is_planned(shape: str, rows: int) -> None:
     model = tiny(**SHAPES[shape])
     sequence = model.new_sequence(kv_pair("q8_0"), CAPACITY)
-    model.decode(chain(rows), sequence)  # makes the branch states
     with Alive() as alive:
         model.logits(model.decode(chain(rows), sequence).hidden)
     stated = total(round_buffers(model.spec, CAPACITY, rows, None))
@@ -138,9 +153,9 @@ def test_branch_states_and_tapes_are_planned_as_made() -> None:
         model.decode(chain(2), sequence)
     stated = buffers.cache_buffers(model.spec, kv_pair("q8_0"), CAPACITY) + buffers.state_buffers(model.spec)
     assert sequence.nbytes == total(stated + buffers.replay_buffers(model.spec))
-    assert made == pytest.approx(sequence.nbytes, rel=0.001)
     kept = total(buffer for buffer in pass_buffers(model.spec, kv_pair("q8_0"), 64) if buffer.lifetime == "model")
-    assert alive.now - made == pytest.approx(kept, rel=0.001)
+    assert kept > sequence.nbytes / 100 and made == pytest.approx(sequence.nbytes + kept, rel=0.001)
+    assert alive.now - made <= made / 1000
 
 
 def drafted(capacity: int, **changes: Any) -> tuple[Model, DraftSpec, DFlashDrafter]:

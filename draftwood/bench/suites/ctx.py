@@ -64,7 +64,8 @@ class Decoded:
     """Runs of one shape from one place.
 
     token_ids: the answer's, behind the token that reading decided. round: milliseconds of a round. acceptance_length:
-    tokens decided in one.
+    tokens decided in one. degenerate: whether the answer repeats itself, which flatters them; not looked at where the
+    acceptance is told.
     """
 
     token_ids: tuple[int, ...]
@@ -270,8 +271,8 @@ class Sweep:
             decided, rounds = len(emitted[0]), runs[0][1]
             times = sample(1000 * spent / count for _, count, spent in runs)
             texts.append([ids[: self.trial.n_gen] for ids in emitted])
-            answer = texts[-1][0]
-            made.append(Decoded(tuple(answer), times, decided / rounds, degenerate(answer)))
+            answer, told = texts[-1][0], shape != ROOT_ONLY and self.trial.assumed is not None
+            made.append(Decoded(tuple(answer), times, decided / rounds, not told and degenerate(answer)))
         return Row(
             point,
             seconds,

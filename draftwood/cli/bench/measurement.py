@@ -42,7 +42,8 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was measured. facts: `Engine.describe()`, with every draft. ended: why it is not whole, None if it is."""
+    """What was measured. facts: `Engine.describe()`, with every draft. ended: what is missing and why, None if it is
+    whole."""
 
     facts: Mapping[str, Any]
     synthetic: bool
@@ -155,7 +156,7 @@ class Measurement:
         from draftwood.cache.registry import kv_label
 
         limit = duration(self._clock.seconds or 0)
-        ended, interrupted = None, False
+        missing, interrupted = list[str](), False
         try:
             for job in self._jobs:
                 try:
@@ -164,13 +165,14 @@ class Measurement:
                     if len(self._jobs) == 1 and not any(one.rows for one in self._series):
                         raise
                     self._without.append(f"{kv_label(job.kv)} with {short(job.draft)}")
-                    said, _, _ = str(error).partition("\n")
-                    note(f"{self._without[-1]}: {said}")
+                    lacking = isinstance(error, torch.OutOfMemoryError)  # what torch says is for those who program it
+                    note(f"{self._without[-1]}: {'there is not enough memory for it' if lacking else error}")
                 memory.forget()
         except OutOfTime:
-            ended = f"LIMIT of {limit} REACHED"
+            missing.append(f"LIMIT of {limit} REACHED: what was measured until then")
         except KeyboardInterrupt:
-            ended, interrupted = "INTERRUPTED", True
+            interrupted = True
+            missing.append("INTERRUPTED: what was measured until then")
         series, without = [one for one in self._series if one.rows], ", ".join(self._without)
         if self._about is None or not series:
             if interrupted:
@@ -182,11 +184,11 @@ class Measurement:
             raise DraftwoodError(
                 f"the --limit of {limit} passed before a first row was measured; give more time, or shorter --contexts."
             )
-        if ended is None and without:
-            ended = f"NO MEMORY for {without}"
+        if without:
+            missing.append(f"NO MEMORY for {without}, so what is said of it is not whole")
         facts, synthetic, prompt, trial = self._about
         drafts = {"draft": ", ".join(self._drafts)}
-        return Outcome({**facts, **drafts}, synthetic, prompt, trial, series, ended, interrupted)
+        return Outcome({**facts, **drafts}, synthetic, prompt, trial, series, "; ".join(missing) or None, interrupted)
 
     def _sweep(self, job: Job) -> None:
         """One job; what it allocates is gone when it is over."""
@@ -196,6 +198,7 @@ class Measurement:
         from draftwood.bench.suites.ctx import Sweep, require_captured
 
         self._clock.check()
+        begun = self._clock.elapsed
         engine = self._load(job)
         trial = trial_of(engine, self._wishes)
         prompt = prompt_of(engine, self._wishes.text, max(one.points[-1].tokens for one in self._jobs))
@@ -205,7 +208,7 @@ class Measurement:
         sweep = Sweep(engine, short(job.draft), torch.tensor(prompt.ids), job.points, trial, self._clock)
         seconds = sweep.estimate()
         if self._about is None:
-            whole = _whole(self._jobs, seconds)
+            whole = _whole(self._jobs, seconds, self._clock.elapsed - begun)
         self._about = engine.describe(), engine.synthetic, prompt, trial
         name = engine.describe()["draft"] or "none"
         self._drafts += [name] if name not in self._drafts else []
@@ -217,11 +220,13 @@ class Measurement:
                 self._clock.check()
 
 
-def _whole(jobs: Sequence[Job], seconds: float) -> str:
-    """How long all jobs take if each goes like the first one, which took `seconds`, by the tokens that they read."""
+def _whole(jobs: Sequence[Job], seconds: float, ready: float) -> str:
+    """How long all jobs take if each goes like the first one, which takes `seconds`, by the tokens that they read, and
+    `ready` seconds before that, which have passed, to be loaded and made ready."""
     from draftwood.bench.clock import duration
 
     if len(jobs) < 2:
         return ""
     share = sum(job.points[-1].tokens for job in jobs) / jobs[0].points[-1].tokens
-    return f", all {len(jobs)} about {duration(seconds * share)} if they go alike"
+    total = seconds * share + ready * (len(jobs) - 1)
+    return f", all {len(jobs)} with loading about {duration(total)} if they go alike"

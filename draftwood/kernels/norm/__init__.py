@@ -30,10 +30,16 @@ class AddRMSNorm(Protocol):
     """x += y; then the RMS norm of x."""
 
     def __call__(
-        self, x: Tensor, y: Tensor, weight: Tensor, eps: float, out_dtype: torch.dtype = torch.float32
+        self,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor,
+        eps: float,
+        out_dtype: torch.dtype = torch.float32,
+        out: Tensor | None = None,
     ) -> Tensor:
         """x float32 [R, N], the residual stream, written in place; y float32, float16 or bfloat16 [R, N]; weight
-        float32 [N]. Returns [R, N] in out_dtype.
+        float32 [N]. Returns [R, N] in out_dtype, or `out` if that is given, contiguous [R, N], written.
 
         A row's bits depend on the row alone. ValueError if shapes differ, or x does not begin on 16 bytes on a GPU.
         """

@@ -12,10 +12,18 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out_dtype: torch.dtype = tor
     return functional.rms_norm(x.float(), weight.shape, weight, eps).to(out_dtype)
 
 
-def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float, out_dtype: torch.dtype = torch.float32) -> Tensor:
-    """Adds y to x in place, then `rms_norm(x)`; x float32 [R, N], y [R, N], weight float32 [N]."""
+def add_rms_norm(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    eps: float,
+    out_dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Adds y to x in place, then `rms_norm(x)`, into `out` if given; x float32 [R, N], y [R, N], weight float32 [N]."""
     x += y
-    return rms_norm(x, weight, eps, out_dtype)
+    made = rms_norm(x, weight, eps, out_dtype)
+    return made if out is None else out.copy_(made)
 
 
 def l2_norm(x: Tensor, eps: float) -> Tensor:

@@ -33,11 +33,10 @@ def shape_of(width: int) -> tuple[int, int]:
     return block, min(max(block // 512, 1), 16)
 
 
-def _launch(x: Tensor, y: Tensor | None, weight: Tensor, eps: float, out_dtype: torch.dtype) -> Tensor:
-    """x [M, N], written if there is a y [M, N]; weight [N]. Returns [M, N]."""
+def _launch(x: Tensor, y: Tensor | None, weight: Tensor, eps: float, out: Tensor) -> Tensor:
+    """x [M, N], written if there is a y [M, N]; weight [N]. Returns out [M, N]."""
     rows, width = x.shape
     require(weight.shape == (width,), f"a norm of rows of {width} needs as many weights, not {tuple(weight.shape)}")
-    out = torch.empty(rows, width, dtype=out_dtype, device=x.device)
     block, warps = shape_of(width)
     _rms_norm[(rows,)](
         x, y, aligned(weight), out, eps, X_STRIDE=row_stride(x), Y_STRIDE=0 if y is None else row_stride(y),
@@ -48,11 +47,23 @@ def _launch(x: Tensor, y: Tensor | None, weight: Tensor, eps: float, out_dtype: 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out_dtype: torch.dtype = torch.float32) -> Tensor:
     """See `draftwood.kernels.norm.load_rms_norm`."""
-    return _launch(aligned(x.reshape(-1, x.shape[-1])), None, weight, eps, out_dtype).view(x.shape)
+    made = torch.empty(x.shape, dtype=out_dtype, device=x.device)
+    _launch(aligned(x.reshape(-1, x.shape[-1])), None, weight, eps, made)
+    return made
 
 
-def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float, out_dtype: torch.dtype = torch.float32) -> Tensor:
+def add_rms_norm(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    eps: float,
+    out_dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
+) -> Tensor:
     """See `draftwood.kernels.norm.load_add_rms_norm`."""
     require(x.shape == y.shape and x.dim() == 2, f"x and y are [R, N], not {tuple(x.shape)} and {tuple(y.shape)}")
     require(is_aligned(x), "x is written in place, so it must begin on a multiple of 16 bytes")
-    return _launch(x, aligned(y), weight, eps, out_dtype)
+    if out is None:
+        out = torch.empty(x.shape, dtype=out_dtype, device=x.device)
+    require(out.shape == x.shape and out.is_contiguous(), f"out is [R, N] and contiguous, not {tuple(out.shape)}")
+    return _launch(x, aligned(y), weight, eps, out)
