@@ -63,14 +63,15 @@ class Compiled:
 def compile_kernel(kernel: Any, target: str, arguments: Mapping[str, Any], **options: int) -> Compiled:
     """Compile as a launch with these arguments would.
 
-    kernel: a function under `triton.jit`. target: a key of SHARED_LIMIT. arguments, by name: a torch.dtype stands for a
-    tensor (16-byte aligned), a number for itself, a tuple for its members; parameters marked `tl.constexpr` and None
-    are taken as they are.
+    kernel: a function under `triton.jit` or `gluon.jit`. target: a key of SHARED_LIMIT. arguments, by name: a
+    torch.dtype stands for a tensor (16-byte aligned), a number for itself, a tuple for its members; parameters marked
+    `tl.constexpr` and None are taken as they are.
     options: num_warps, num_stages and so on.
     """
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     signature, constants, aligned = {}, {}, {}
     assert set(arguments) == set(kernel.arg_names), f"{kernel.__name__} takes {', '.join(kernel.arg_names)}"
@@ -99,7 +100,8 @@ def compile_kernel(kernel: Any, target: str, arguments: Mapping[str, Any], **opt
             signature[parameter.name] = kind_of(value, (place,))
     arch: int | str = target if target.startswith("gfx") else int(target.removeprefix("sm_"))
     backend = GPUTarget("hip" if isinstance(arch, str) else "cuda", arch, 32)
-    made = triton.compile(ASTSource(kernel, signature, constants, aligned), target=backend, options=options)
+    source = GluonASTSource if kernel.is_gluon() else ASTSource
+    made = triton.compile(source(kernel, signature, constants, aligned), target=backend, options=options)
     shared, ttgir = made.metadata.shared, made.asm["ttgir"]
     if isinstance(arch, str):
         asm = made.asm["amdgcn"]
@@ -108,6 +110,18 @@ def compile_kernel(kernel: Any, target: str, arguments: Mapping[str, Any], **opt
         return Compiled(target, asm, ttgir, shared, counts["vgpr_count"], spilled)
     usage = _cubin_usage(made.asm["cubin"])
     return Compiled(target, made.asm["ptx"], ttgir, shared, usage["REG"], usage["STACK"] + usage["LOCAL"])
+
+
+def serialised(ptx: str) -> list[str]:
+    """What ptxas says about products of sm_90 that it makes one after the other instead of in flight."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [knobs.nvidia.ptxas.path, "-arch=sm_90a", "-v", file.name, "-o", "/dev/null"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [line for line in (said.stdout + said.stderr).splitlines() if "serialized" in line]
 
 
 def _cubin_usage(cubin: bytes) -> dict[str, int]:

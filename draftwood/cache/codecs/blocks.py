@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from draftwood.cache.codecs.words import halves, load_words, numbers
+from draftwood.cache.codecs.words import count_to, halves, load_words, numbers, rows_of, staged, tile_of
 
 
 @triton.jit
@@ -18,9 +18,11 @@ def load_scales(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl
 
     One load for two blocks, spread by registers; an address for every value would be a load for every value.
     """
-    N: tl.constexpr = b_rows.shape[0]
+    N: tl.constexpr = rows_of(p_field, b_rows)
     BLOCKS: tl.constexpr = WIDTH // 32
-    if WIDTH >= 64:
+    if staged(p_field):
+        b_scale = tile_of(p_field)
+    elif WIDTH >= 64:
         b_scale = halves(load_words(p_field, base, b_rows, m_rows, start // 64, WIDTH // 64, D // 64))
     else:
         b_scale = tl.load(p_field + base + b_rows, mask=m_rows, other=0.0)
@@ -32,16 +34,19 @@ def load_scales(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl
 def load_nibbles(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
     """Nibbles as bytes, int32 [n, WIDTH / 4] for `in_order`: word k of a block has the values 4 k .. 4 k + 3 in the low
     halves of its bytes and 16 + 4 k .. in the high ones; here two words follow each other."""
-    b_word = load_words(p_field, base, b_rows, m_rows, start // 8, WIDTH // 8, D // 8, 2)
-    return tl.reshape(tl.join(b_word, b_word >> 4) & 0x0F0F0F0F, (b_rows.shape[0], WIDTH // 4))
+    b_word = load_words(p_field, base, b_rows, m_rows, start // 8, WIDTH // 8, D // 8, 2, 4, 32)
+    return tl.reshape(tl.join(b_word, b_word >> 4) & 0x0F0F0F0F, (rows_of(p_field, b_rows), WIDTH // 4))
 
 
 @triton.jit
 def load_fifth(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
     """Bit 4 of the codes in the places that `load_nibbles` has for them."""
-    N: tl.constexpr = b_rows.shape[0]
-    b_fifth = load_words(p_field, base, b_rows, m_rows, start // 32, WIDTH // 32, D // 32)
-    b_four = b_fifth[:, :, None] >> (tl.arange(0, 4) * 4)[None, None, :]
+    N: tl.constexpr = rows_of(p_field, b_rows)
+    if staged(p_field):
+        b_fifth = tile_of(p_field)
+    else:
+        b_fifth = load_words(p_field, base, b_rows, m_rows, start // 32, WIDTH // 32, D // 32)
+    b_four = b_fifth[:, :, None] >> (count_to(4) * 4)[None, None, :]
     b_four = tl.join(b_four, b_four >> 16) & 15
     # The product has bit j at 4 + 8 j, and others elsewhere.
     return tl.reshape(b_four * 0x02040810 & 0x10101010, (N, WIDTH // 4))

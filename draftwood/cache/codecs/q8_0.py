@@ -6,16 +6,16 @@ import triton
 import triton.language as tl
 
 from draftwood.cache.codecs.blocks import load_scales, store_numbers
-from draftwood.cache.codecs.words import load_words, numbers
+from draftwood.cache.codecs.words import load_words, numbers, rows_of
 from draftwood.kernels.codec import Codec
 
 
 @triton.jit
 def _load(tensors, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
-    N: tl.constexpr = b_rows.shape[0]
+    N: tl.constexpr = rows_of(tensors[0], b_rows)
     b_scale = load_scales(tensors[0], base, b_rows, m_rows, start, WIDTH, D)
     # With the signs turned, a byte is the code and 128.
-    b_word = load_words(tensors[1], base, b_rows, m_rows, start // 4, WIDTH // 4, D // 4) ^ -0x7F7F7F80
+    b_word = load_words(tensors[1], base, b_rows, m_rows, start // 4, WIDTH // 4, D // 4, 4, 4, 16) ^ -0x7F7F7F80
     return (tl.reshape(numbers(b_word), (N, WIDTH)) - 1152.0) * b_scale
 
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from draftwood.cache.codecs.words import halves, load_words, on_nvidia
+from draftwood.cache.codecs.words import halves, in_registers, load_words, on_nvidia, rows_of, staged, tile_of
 from draftwood.cache.sphere import LONGEST, codebook
 
 _LONGEST = tl.constexpr(LONGEST)
@@ -23,15 +23,20 @@ _TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 @triton.jit
 def _load_norms(p_norm, base, b_rows, m_rows):
     """fp16 [n], out of words of two rows each. The other row may be none: what is allocated ends on whole words."""
-    b_at = base + b_rows
-    b_word = tl.load(p_norm.to(tl.pointer_type(tl.int32)) + (b_at >> 1), mask=m_rows, other=0)
-    return (b_word >> ((b_at & 1) << 4).to(tl.int32)).to(tl.int16).to(tl.float16, bitcast=True)
+    if staged(p_norm):
+        b_norm = tile_of(p_norm)
+    else:
+        b_at = base + b_rows
+        b_word = tl.load(p_norm.to(tl.pointer_type(tl.int32)) + (b_at >> 1), mask=m_rows, other=0)
+        b_norm = (b_word >> ((b_at & 1) << 4).to(tl.int32)).to(tl.int16).to(tl.float16, bitcast=True)
+    return b_norm
 
 
 @triton.jit
 def _bits(p_table, b_norm, NUMBER: tl.constexpr):
     """A magnitude of rows as the bits of a half, int32 [n, 1, 1, 1]."""
-    b_half = (b_norm.to(tl.float32) * tl.load(p_table + NUMBER)).to(tl.float16)
+    level = p_table[NUMBER] if in_registers(p_table) else tl.load(p_table + NUMBER)
+    b_half = (b_norm.to(tl.float32) * level).to(tl.float16)
     return b_half.to(tl.int16, bitcast=True).to(tl.int32)[:, None, None, None]
 
 
@@ -120,32 +125,45 @@ def _bytes(p_table, b_norm, FIRST: tl.constexpr):
 
 @triton.jit
 def _by_permutation(p_table, b_norm, b_word, NUMBERS: tl.constexpr):
-    """As `_by_bits`, all eight fields of four bits and four or eight magnitudes, by byte permutations of NVIDIA.
+    """As `_by_bits`, all eight fields of four bits and four or eight magnitudes, by byte permutations of NVIDIA: values
+    fp16 [n, 8, S, W].
 
     Eight bytes to choose from are four magnitudes with their negatives, whose sign is at bit 2 of a field, or eight.
+    Fields of two neighbouring words take turns, so that four lookups are two pairs of neighbouring values.
     """
     b_low, b_high = _bytes(p_table, b_norm, 0)
-    b_four = tl.join(b_word, b_word >> 16)
-    ZERO: tl.constexpr = (1, 1, 1, 1)
+    N: tl.constexpr = b_word.shape[0]
+    W: tl.constexpr = b_word.shape[1]
+    S: tl.constexpr = b_word.shape[2]
+    b_one, b_other = tl.split(tl.permute(tl.reshape(b_word, (N, W // 2, 2, S)), (0, 1, 3, 2)))
+    b_even = (b_one & 0x0F0F0F0F) | ((b_other << 4) & -0x0F0F0F10)
+    b_odd = ((b_one >> 4) & 0x0F0F0F0F) | (b_other & -0x0F0F0F10)
+    # Fields 0 2 4 6 and 1 3 5 7 of both words; then the first two and the last two of them.
+    b_eight = tl.join(b_even, b_odd)
     if NUMBERS == 4:
+        b_four = tl.join(b_eight, b_eight >> 16)
+        b_low, b_high = b_low[:, :, :, :, None], b_high[:, :, :, :, None]
         b_low = _permuted(b_low, b_low, b_four)
         b_high = _permuted(b_high, b_high ^ -0x7F7F7F80, b_four)
     else:
         b_more_low, b_more_high = _bytes(p_table, b_norm, 4)
-        b_number = b_four & 0x7777
+        b_low, b_high = b_low[:, :, :, :, None], b_high[:, :, :, :, None]
+        b_more_low, b_more_high = b_more_low[:, :, :, :, None], b_more_high[:, :, :, :, None]
+        b_number, b_sign = b_eight & 0x77777777, (b_eight >> 3) & 0x11111111
+        b_number, b_sign = tl.join(b_number, b_number >> 16), tl.join(b_sign, b_sign >> 16)
         b_low = _permuted(b_low, b_more_low, b_number)
-        b_high = _permuted(b_high, b_more_high, b_number)
-        b_high ^= _permuted(tl.full(ZERO, 0x8000, tl.int32), tl.full(ZERO, 0, tl.int32), b_four >> 3 & 0x1111)
-    b_first = _permuted(b_low, b_high, tl.full(ZERO, 0x5140, tl.int32))
-    b_second = _permuted(b_low, b_high, tl.full(ZERO, 0x7362, tl.int32))
-    return tl.reshape(halves(tl.join(b_first, b_second)), (b_word.shape[0], b_word.shape[1], b_word.shape[2], 8))
+        b_high = _permuted(b_high, b_more_high, b_number) ^ _permuted(0x8000, 0, b_sign)
+    b_pair = tl.join(_permuted(b_low, b_high, 0x5140), _permuted(b_low, b_high, 0x7362))
+    # [n, W / 2, S, odd, last two, second, word], the number of a field being 4 last + 2 second + odd.
+    b_half = tl.permute(halves(b_pair), (0, 4, 5, 3, 2, 1, 6))
+    return tl.reshape(b_half, (N, 8, S, W))
 
 
 @triton.jit
 def load_coordinates(fields, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr):
     """See `Codec.load`. fields: norm, codes, signs or None, table."""
     p_norm, p_codes, p_signs, p_table = fields
-    N: tl.constexpr = b_rows.shape[0]
+    N: tl.constexpr = rows_of(p_norm, b_rows)
     W: tl.constexpr = D * (BITS // 2 * 2) // 32
     FIELD: tl.constexpr = 2 if BITS == 2 else 4
     SIDES: tl.constexpr = 2 if BITS == 3 else 1
@@ -154,14 +172,15 @@ def load_coordinates(fields, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D
     b_norm = _load_norms(p_norm, base, b_rows, m_rows)
     b_word = load_words(p_codes, base, b_rows, m_rows, 0, W, W)
     if BITS == 3:
-        b_sign = load_words(p_signs, base, b_rows, m_rows, 0, W // 2, W // 2)
+        b_sign = tile_of(p_signs) if staged(p_signs) else load_words(p_signs, base, b_rows, m_rows, 0, W // 2, W // 2)
         b_word = _with_signs(b_word, b_sign, 2 if PERMUTES else 3)
     b_word = tl.reshape(b_word, (N, W, SIDES))
     if PERMUTES:
         b_half = _by_permutation(p_table, b_norm, b_word, 1 << (BITS - 1))
     else:
         b_half = _by_bits(p_table, b_norm, b_word, start // (W * SIDES), FIELD, COUNT, 1 << (BITS - 1))
-    return tl.reshape(tl.permute(b_half, (0, 3, 2, 1)), (N, WIDTH))
+        b_half = tl.permute(b_half, (0, 3, 2, 1))
+    return tl.reshape(b_half, (N, WIDTH))
 
 
 @triton.jit

@@ -17,7 +17,82 @@ def on_nvidia(_semantic: Any = None) -> Any:
     return tl.constexpr(_semantic is not None and _semantic.builder.options.backend_name == "cuda")
 
 
-on_nvidia.__triton_builtin__ = True  # type: ignore[attr-defined]
+def staged(field: Any, _semantic: Any = None) -> Any:
+    """Whether a field lies in a tile of shared memory, known while a kernel is compiled (README.md)."""
+    return tl.constexpr(not isinstance(field, tl.tensor) and hasattr(field, "layout"))
+
+
+def in_registers(table: Any, _semantic: Any = None) -> Any:
+    """Whether a table has been read."""
+    return tl.constexpr(isinstance(table, tl.tuple))
+
+
+def rows_of(field: Any, b_rows: Any, _semantic: Any = None) -> Any:
+    """How many rows are loaded: of a tile all."""
+    return tl.constexpr(field.shape[0] if staged(field).value else b_rows.shape[0])
+
+
+def tile_as(tile: Any, dtype: Any, per_word: Any, per_four: Any, _semantic: Any = None, _generator: Any = None) -> Any:
+    """A tile [n, W] as words of `dtype`, in lanes that then store their halves without conflicts.
+
+    per_word, per_four: how many values further the next word, and the fourth word from here, begin.
+    """
+    from triton.experimental.gluon import language as gl
+
+    dtype, per_word, per_four = (getattr(each, "value", each) for each in (dtype, per_word, per_four))
+    n, width = tile.shape
+    width = width * tile.dtype.primitive_bitwidth // dtype.primitive_bitwidth
+    if tile.dtype != dtype:
+        tile = _semantic.memdesc_reinterpret(tile, dtype, [n, width], tile.layout)
+    layout = without_conflicts(n, width, per_word, per_four, _semantic.num_warps(_generator).value)
+    return _semantic.shared_load(tile, gl.DistributedLinearLayout(*layout, [], [n, width]))
+
+
+def without_conflicts(
+    n: int, width: int, per_word: int, per_four: int, warps: int
+) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+    """What each bit of a register's, a lane's and a warp's number adds to row and word, for `tile_as`.
+
+    A lane has words of eight neighbouring values, and eight lanes store together, 16 bytes of halves each. The rows of
+    halves are cut to 128 bytes, in which 16-byte places are exchanged by the low bits of the row's number (the swizzle
+    of an operand of wgmma). So that the eight have all places, each of three bits of a lane's number changes one bit
+    of the place: by a word where one does, otherwise by a row.
+    """
+    bits = range(width.bit_length() - 1)
+    values = {1 << bit: (per_word << bit if bit < 2 else per_four << (bit - 2)) for bit in bits}
+    rows = [1 << bit for bit in range(n.bit_length() - 1)]
+    registers = [[0, word] for word in values if values[word] < 8]
+    left = [word for word in values if values[word] >= 8]
+    lanes = []
+    while len(registers) > (n * width // (32 * warps)).bit_length() - 1:  # Sixteen lanes then store half as much each.
+        lanes.append(registers.pop())
+    for place in (1, 2, 4):
+        word = next((word for word in left if values[word] == 8 * place), None)
+        lanes.append([0, word] if word else [place, 0])
+        left.remove(word) if word else rows.remove(place)
+    while len(lanes) < 5:
+        lanes.append([0, left.pop(0)] if left else [rows.pop(0), 0])
+    across = [[rows.pop(0), 0] for _ in range(warps.bit_length() - 1)]
+    return registers + [[0, word] for word in left] + [[row, 0] for row in rows], lanes, across
+
+
+def tile_of(tile: Any, _semantic: Any = None) -> Any:
+    """A tile, laid out as the operation needs that takes it."""
+    from triton.experimental.gluon import language as gl
+
+    return _semantic.shared_load(tile, gl.AutoLayout())
+
+
+def count_to(n: Any, _semantic: Any = None) -> Any:
+    """0 .. n-1, laid out as the operation needs that takes them."""
+    n = getattr(n, "value", n)
+    if hasattr(_semantic, "set_auto_layout"):
+        return _semantic.arange(0, n, None)
+    return tl.arange(0, n, _semantic=_semantic)
+
+
+for _function in (on_nvidia, staged, in_registers, rows_of, tile_as, tile_of, count_to):
+    setattr(_function, "__triton_builtin__", True)  # noqa: B010
 
 
 @triton.jit
@@ -47,6 +122,18 @@ def numbers(b_bytes):
 
 
 @triton.jit
+def clamped(b_x):
+    """float32 [n, W] -> fp16, beyond 65,504 that; in PTX by the conversion itself, for two values at a time."""
+    if on_nvidia():
+        b_x = tl.inline_asm_elementwise(
+            "cvt.rn.satfinite.f16x2.f32 $0, $2, $1;", "=r,r,r", [b_x], dtype=tl.float16, is_pure=True, pack=2
+        )
+    else:
+        b_x = tl.minimum(tl.maximum(b_x, -65504.0), 65504.0).to(tl.float16)
+    return b_x
+
+
+@triton.jit
 def scaled(b_x, b_scale, b_low):
     """b_x * b_scale + b_low, rounded once, fp16 of one shape [n, W]; in PTX for two values at a time."""
     if on_nvidia():
@@ -60,15 +147,20 @@ def scaled(b_x, b_scale, b_low):
 
 @triton.jit
 def load_words(
-    p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, ROW: tl.constexpr, TOGETHER: tl.constexpr = 4
+    p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, ROW: tl.constexpr, TOGETHER: tl.constexpr = 4,
+    PER_WORD: tl.constexpr = 1, PER_FOUR: tl.constexpr = 4,
 ):  # fmt: skip
     """int32 [n, WIDTH]: words start .. start+WIDTH-1 of rows of ROW words; zeros where not m_rows.
 
     TOGETHER: words that a lane has at once, at most. What it makes of them it stores to shared memory, and eight lanes
-    that do so together should not meet in a bank.
+    that do so together should not meet in a bank. PER_WORD, PER_FOUR: see `tile_as`.
     """
-    p_words = p_field.to(tl.pointer_type(tl.int32)) + base * ROW + start
-    o_word = tl.arange(0, WIDTH)
-    if TOGETHER < 4:
-        o_word = tl.max_contiguous(o_word, TOGETHER)
-    return tl.load(p_words + b_rows[:, None] * ROW + o_word[None, :], mask=m_rows[:, None], other=0)
+    if staged(p_field):
+        b_word = tile_as(p_field, tl.int32, PER_WORD, PER_FOUR)
+    else:
+        p_words = p_field.to(tl.pointer_type(tl.int32)) + base * ROW + start
+        o_word = tl.arange(0, WIDTH)
+        if TOGETHER < 4:
+            o_word = tl.max_contiguous(o_word, TOGETHER)
+        b_word = tl.load(p_words + b_rows[:, None] * ROW + o_word[None, :], mask=m_rows[:, None], other=0)
+    return b_word

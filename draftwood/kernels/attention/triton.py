@@ -19,7 +19,9 @@ from torch import Tensor
 from draftwood.batch import MAX_ROWS
 from draftwood.kernels._math import power
 from draftwood.kernels._rows import aligned, require
-from draftwood.kernels.chunks import LARGEST, LIMIT, PER_DOUBLING, SMALLEST, state_shape
+from draftwood.kernels.attention import hopper
+from draftwood.kernels.attention.chunks_triton import chunk_of, start_of
+from draftwood.kernels.chunks import LIMIT, state_shape
 from draftwood.kernels.codec import KeptRows
 
 
@@ -52,13 +54,8 @@ class Tiling:
         return {"KEYS": self.keys, "num_stages": min(self.stages, 1 + ahead)}
 
 
-HOPPER = Tiling(rows=(64,), tail=64, keys=64, warps=4, stages=3, ahead=48 << 10, piece=None)
-"""64 rows are the M of wgmma, which takes queries, keys and values from shared memory: a program decodes a block once
-for all of them, and a warp has its rows' scores of all keys to itself. Two programs of coded rows fit a
-multiprocessor."""
-
 NVIDIA = Tiling(rows=(32, 16), tail=16, keys=32, warps=4, stages=3, ahead=96 << 10, piece=None)
-"""Others, with mma.m16n8k16 and 100 KiB of shared memory: warps share the keys of a block."""
+"""With mma.m16n8k16 and 100 KiB of shared memory: warps share the keys of a block."""
 
 AMD = Tiling(rows=(16,), tail=16, keys=32, warps=8, stages=1, ahead=0, piece=64)
 """WMMA's left operand takes twice the registers: queries come a piece at a time."""
@@ -66,25 +63,8 @@ AMD = Tiling(rows=(16,), tail=16, keys=32, warps=8, stages=1, ahead=0, piece=64)
 MOST_HEADS = 16
 """That share keys."""
 
-_FOLDED, _COLUMNS = 16, 64
-"""States, and values of each, that the last launch adds at once."""
-
-
-@triton.jit
-def _chunk_of(position, FIRST: tl.constexpr = SMALLEST, PER: tl.constexpr = PER_DOUBLING,
-              MOST: tl.constexpr = LARGEST - SMALLEST):  # fmt: skip
-    """As `chunks.chunk_of`."""
-    doubling = (position.to(tl.float32).to(tl.int32, bitcast=True) >> 23) - 127
-    later = tl.minimum(tl.maximum(doubling - (FIRST + PER), 0), MOST)
-    return (later << PER) + (position >> (FIRST + later))
-
-
-@triton.jit
-def _start_of(chunk, FIRST: tl.constexpr = SMALLEST, PER: tl.constexpr = PER_DOUBLING,
-              MOST: tl.constexpr = LARGEST - SMALLEST):  # fmt: skip
-    """As `chunks.start_of`."""
-    later = tl.minimum(tl.maximum((chunk >> PER) - 1, 0), MOST)
-    return (chunk - (later << PER)) << (FIRST + later)
+_FOLDED, _COLUMNS, _FOLDERS = 64, 64, 4
+"""States, and values of each, that the last launch adds at once, and its warps."""
 
 
 @triton.jit
@@ -161,8 +141,8 @@ def _bulk(
     tile, group = tl.program_id(0), tl.program_id(1)
     # The largest chunks begin.
     chunk = tl.num_programs(2) - 1 - tl.program_id(2)
-    first = _start_of(chunk)
-    stop = tl.minimum(tl.load(p_committed).to(tl.int32) // KEYS * KEYS, _start_of(chunk + 1))
+    first = start_of(chunk)
+    stop = tl.minimum(tl.load(p_committed).to(tl.int32) // KEYS * KEYS, start_of(chunk + 1))
     if first < stop:
         HEADS: tl.constexpr = H // G
         o_row, o_d = tile * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
@@ -195,18 +175,18 @@ def _tail(
     committed = tl.load(p_committed).to(tl.int32)
     end = committed + tl.load(p_depth + node).to(tl.int32) + 1
     whole = committed // KEYS * KEYS
-    for chunk in range(_chunk_of(whole), _chunk_of(end - 1) + 1):
-        first = tl.maximum(_start_of(chunk), whole)
+    for chunk in range(chunk_of(whole), chunk_of(end - 1) + 1):
+        first = tl.maximum(start_of(chunk), whole)
         state = (chunk * G + group).to(tl.int64) * all_rows
         p_sum = p_sums + state * 2 + o_row * 2
         p_mix = p_mixes + state * D + o_row[:, None] * D + o_d[None, :]
         # Of a chunk that begins further back the first launch did the part below.
-        m_begun = m_q & (first > _start_of(chunk))
+        m_begun = m_q & (first > start_of(chunk))
         b_top, b_sum, b_mix = _continue(
             tl.load(p_sum, mask=m_begun, other=-float("inf")), tl.load(p_sum + 1, mask=m_begun, other=0.0),
             tl.load(p_mix, mask=m_begun[:, None], other=0.0), p_q, p_factor, o_q, m_q, (p_k0, p_k1, p_k2, p_k3),
             (p_v0, p_v1, p_v2, p_v3), group.to(tl.int64) * plane_rows, first,
-            tl.minimum(end, _start_of(chunk + 1)), committed, staging, p_ancestors + node * path_stride, width,
+            tl.minimum(end, start_of(chunk + 1)), committed, staging, p_ancestors + node * path_stride, width,
             LOAD_K, LOAD_V, KEYS, PIECE, D,
         )  # fmt: skip
         tl.store(p_sum, b_top, mask=m_q)
@@ -224,7 +204,7 @@ def _fold(
     HEADS: tl.constexpr = H // G
     row = node * HEADS + head % HEADS
     o_d = piece * COLUMNS + tl.arange(0, COLUMNS)
-    count = _chunk_of((tl.load(p_committed) + tl.load(p_depth + node)).to(tl.int32)) + 1
+    count = chunk_of((tl.load(p_committed) + tl.load(p_depth + node)).to(tl.int32)) + 1
     b_top = tl.full((CHUNKS,), -float("inf"), tl.float32)
     for first in range(0, count, CHUNKS):
         o_chunk = first + tl.arange(0, CHUNKS)
@@ -246,11 +226,52 @@ def _fold(
 
 @cache
 def tiling_of(device: torch.device) -> Tiling:
-    """The device's tiling."""
-    if device.type == "cuda" and torch.version.hip:
-        return AMD
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-    return HOPPER if hopper else NVIDIA
+    """The device's tiling, where it fills states by the kernels here."""
+    return AMD if device.type == "cuda" and torch.version.hip else NVIDIA
+
+
+@cache
+def has_wgmma(device: torch.device) -> bool:
+    """Whether `hopper` is for this device."""
+    return device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device)[0] == 9
+
+
+def fill_states(
+    q: Tensor,
+    keys: KeptRows,
+    values: KeptRows,
+    committed: Tensor,
+    depth: Tensor,
+    ancestors: Tensor,
+    staging: int,
+    scale: float,
+    mixes: Tensor,
+    sums: Tensor,
+    chunks: int,
+) -> None:
+    """The states of all chunks that a node sees, float32: mixes [chunks, G, R H/G, D] and sums [chunks, G, R H/G, 2].
+
+    The rest as of `draftwood.kernels.attention.AttendTree`; chunks: those of the capacity.
+    """
+    (nodes, heads, width), groups, tiling = q.shape, keys.heads, tiling_of(q.device)
+    rows = nodes * heads // groups
+    tile = next((rows_ for rows_ in reversed(tiling.rows) if rows_ >= rows), tiling.rows[0])
+    piece = width if tiling.piece is None else min(tiling.piece, width)
+    planes = *keys.pointers, *values.pointers
+    options = {
+        "LOAD_K": keys.codec.load, "LOAD_V": values.codec.load, "H": heads, "G": groups, "PIECE": piece, "D": width,
+        "num_warps": tiling.warps, **tiling.block(keys, values),
+    }  # fmt: skip
+    staged = torch.empty(q.shape, dtype=torch.float16, device=q.device)
+    factor = torch.empty(nodes * heads, dtype=torch.float32, device=q.device)
+    _stage[(nodes * heads,)](q, staged, factor, scale * math.log2(math.e), D=width, num_warps=1)
+    _bulk[(triton.cdiv(rows, tile), groups, chunks)](
+        staged, *planes, mixes, sums, committed, factor, rows, keys.rows, width, ROWS=tile, **options
+    )
+    _tail[(nodes, groups)](
+        staged, *planes, mixes, sums, committed, depth, ancestors, factor, rows, keys.rows, width, staging,
+        ancestors.stride(0), ROWS=tiling.tail, **options,
+    )  # fmt: skip
 
 
 def attend_tree(
@@ -264,7 +285,7 @@ def attend_tree(
     scale: float,
 ) -> Tensor:
     """See `draftwood.kernels.attention.AttendTree`."""
-    (nodes, heads, width), groups, plane_rows = q.shape, keys.heads, keys.rows
+    (nodes, heads, width), groups = q.shape, keys.heads
     rows = nodes * heads // groups
     require(
         1 <= nodes <= MAX_ROWS
@@ -277,34 +298,20 @@ def attend_tree(
     require(heads % groups == 0 and heads // groups <= MOST_HEADS, f"{heads} heads do not share {groups} by up to 16")
     require(width >= 32 and width & (width - 1) == 0, f"heads of {width} values: a power of two from 32 on is needed")
     require(
-        plane_rows == values.rows and groups == values.heads and plane_rows * width < 1 << 31 and plane_rows < LIMIT,
-        f"planes of {plane_rows} and {values.rows} rows of {width}",
+        keys.rows == values.rows and groups == values.heads and keys.rows * width < 1 << 31 and keys.rows < LIMIT,
+        f"planes of {keys.rows} and {values.rows} rows of {width}",
     )
-    q, tiling = aligned(q.contiguous()), tiling_of(q.device)
+    q = aligned(q.contiguous())
     shape = state_shape(nodes, heads, groups, width, staging - MAX_ROWS)
     states = torch.empty(math.prod(shape), dtype=torch.float32, device=q.device)
     mixes, sums = states.split([math.prod(shape[:3]) * width, math.prod(shape[:3]) * 2])
-    tile = next((rows_ for rows_ in reversed(tiling.rows) if rows_ >= rows), tiling.rows[0])
-    piece = width if tiling.piece is None else min(tiling.piece, width)
-    planes = *keys.pointers, *values.pointers
-    options = {
-        "LOAD_K": keys.codec.load, "LOAD_V": values.codec.load, "H": heads, "G": groups, "PIECE": piece, "D": width,
-        "num_warps": tiling.warps, **tiling.block(keys, values),
-    }  # fmt: skip
-    staged = torch.empty(q.shape, dtype=torch.float16, device=q.device)
-    factor = torch.empty(nodes * heads, dtype=torch.float32, device=q.device)
-    _stage[(nodes * heads,)](q, staged, factor, scale * math.log2(math.e), D=width, num_warps=1)
-    _bulk[(triton.cdiv(rows, tile), groups, shape[0])](
-        staged, *planes, mixes, sums, committed, factor, rows, plane_rows, width, ROWS=tile, **options
-    )
-    _tail[(nodes, groups)](
-        staged, *planes, mixes, sums, committed, depth, ancestors, factor, rows, plane_rows, width, staging,
-        ancestors.stride(0), ROWS=tiling.tail, **options,
-    )  # fmt: skip
+    wide = hopper.MIN_WIDTH <= width <= hopper.MAX_WIDTH
+    fill = hopper.fill_states if wide and has_wgmma(q.device) else fill_states
+    fill(q, keys, values, committed, depth, ancestors, staging, scale, mixes, sums, shape[0])
     out = torch.empty_like(q)
     columns = min(_COLUMNS, width)
     _fold[(nodes, heads, width // columns)](
         mixes, sums, committed, depth, out, rows, H=heads, G=groups, D=width, CHUNKS=_FOLDED, COLUMNS=columns,
-        num_warps=1,
+        num_warps=_FOLDERS,
     )  # fmt: skip
     return out

@@ -1,0 +1,107 @@
+"""Attention of a decode pass on Hopper: what its kernels compile to (what they compute: test_tree_attention)."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+import torch
+
+from draftwood.cache.registry import KV_TYPES
+from tests.kernels.compiling import SHARED_LIMIT, compile_kernel, serialised
+from tests.kernels.kv_pairs import WIDTHS, kv_cases, loads, plane_for, split_case
+
+
+def arguments_of(key: str, value: str, width: int) -> dict[str, object]:
+    """What both launches take."""
+    rows = {"K": plane_for(key, width), "V": plane_for(value, width)}
+    made = loads(key, value, width) | {
+        "p_q": torch.float32, "p_mixes": torch.float32, "p_sums": torch.float32, "p_committed": torch.int64,
+        "scale": 0.09, "all_rows": 96, "plane_rows": 4224, "H": 24, "G": 4,
+    }  # fmt: skip
+    for name, kept in rows.items():
+        made[f"{name}_WIDTHS"] = tuple(field.shape[2] for field in kept.fields)
+        made[f"{name}_ENTRIES"] = sum(len(table) for table in kept.tables)
+    return made
+
+
+@pytest.mark.parametrize(("target", "case"), kv_cases(hopper=True))
+def test_compiles(target: str, case: str) -> None:
+    from draftwood.kernels.attention import hopper
+
+    key, value, width = split_case(case)
+    tail = {"p_depth": torch.int64, "p_ancestors": torch.int32, "staging": 4160, "path_stride": 64}
+    bulk: dict[str, object] = {"begin": 0, "SECOND": False}
+    for consumers, kernel, more in (
+        (1, "_bulk", bulk | {"begin": 128, "SECOND": True}),
+        (2, "_bulk", bulk),
+        (1, "_tail", tail),
+    ):
+        shape = hopper.shape_of(plane_for(key, width), plane_for(value, width), width, consumers)
+        warps, keys = shape.pop("num_warps"), shape["KEYS"]
+        made = compile_kernel(
+            getattr(hopper, kernel), target, arguments_of(key, value, width) | more | shape, num_warps=warps
+        )
+        # Queries and, of a path, addresses, before the loop over keys and after it.
+        made.check(matrix=True, spilled=256 if kernel == "_tail" else 64)
+        assert not serialised(made.asm), f"{kernel} of {consumers}: {serialised(made.asm)}"
+        # What a row's sums are added up by must be the same in all of them.
+        layouts = set(re.findall(r"warpsPerCTA = \[(\d), 1\], instrShape = (\[.*?\])", made.ttgir))
+        scores, mixes = (str(4 * consumers), f"[16, {keys}, 16]"), (str(4 * consumers), f"[16, {width}, 16]")
+        assert layouts == {scores, mixes} and "mma.sync" not in made.asm, layouts
+
+
+def test_every_pair_has_room() -> None:
+    """What a program takes of shared memory, reckoned as the compiler does: places, queries, rows as they are kept."""
+    from draftwood.kernels.attention import hopper
+
+    for key, value, width, consumers in itertools.product(KV_TYPES, KV_TYPES, WIDTHS, (1, 2)):
+        keys, values = plane_for(key, width), plane_for(value, width)
+        shape = hopper.shape_of(keys, values, width, consumers)
+        row = sum(field.shape[2] * field.element_size() for field in keys.fields + values.fields)
+        places = shape["K_STAGES"] + shape["V_STAGES"]
+        room = (64 * consumers + places * shape["KEYS"]) * width * 2 + shape["KEYS"] * row + 16 * places
+        assert room <= SHARED_LIMIT["sm_90"], f"{key}/{value} at {width}: {room} bytes"
+        # 64 K registers, of which a launch gives all lanes as many, and then as they ask.
+        lanes = 128 * consumers + 32 * shape["DECODERS"]
+        assert 65536 // lanes // 8 * 8 * lanes - 32 * shape["DECODERS"] * shape["REGISTERS"] >= 128 * consumers * 208
+
+
+@pytest.mark.parametrize("warps", [4, 8])
+@pytest.mark.parametrize(
+    ("width", "per_word", "per_four"),
+    [(64, 4, 16), (32, 4, 32), (32, 1, 4), (16, 1, 4), (256, 1, 4)],
+    ids=["bytes", "nibbles", "eight fields", "sixteen fields", "values"],
+)
+def test_lanes_store_without_conflicts(width: int, per_word: int, per_four: int, warps: int) -> None:
+    """Eight lanes that store 16 bytes each meet in no bank, or sixteen that store 8; and every word has one lane."""
+    from draftwood.cache.codecs.words import without_conflicts
+
+    bases = without_conflicts(64, width, per_word, per_four, warps)
+    registers, lanes, across = bases
+    assert len(lanes) == 5 and 1 << len(across) == warps
+
+    def at(number: int, part: list[list[int]]) -> tuple[int, int]:
+        row = word = 0
+        for bit, (more_rows, more_words) in enumerate(part):
+            if number >> bit & 1:
+                row, word = row ^ more_rows, word ^ more_words
+        return row, word
+
+    everything = registers + lanes + across
+    assert {at(number, everything) for number in range(64 * width)} == set(itertools.product(range(64), range(width)))
+    together = sum(1 for row, word in registers if not row and _value(word, per_word, per_four) < 8)
+    each = 2 * per_word << together  # Bytes that a lane stores at once.
+    for first in range(0, 32, 128 // each):
+        banks = set()
+        for lane in range(first, first + 128 // each):
+            row, word = at(lane, lanes)
+            byte = 2 * _value(word, per_word, per_four) % 128
+            banks |= {(byte + more) // 4 ^ (row % 8) << 2 for more in range(0, each, 4)}
+        assert len(banks) == 32, f"lanes from {first}"
+
+
+def _value(word: int, per_word: int, per_four: int) -> int:
+    """The first value of a word."""
+    return word // 4 * per_four + word % 4 * per_word
