@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from draftwood.batch import GRANULE, MAX_ROWS, ForwardInput
 from draftwood.cache.kv import KVState, poison
-from draftwood.cache.registry import kv_pair
+from draftwood.cache.registry import KV_TYPES, kv_pair
 from draftwood.cache.sequence import Sequence as SequenceState
 from draftwood.layers.weights import Weights
 from draftwood.models import known
@@ -173,6 +173,7 @@ def tiers(name: str, *others: object) -> object:
         tiers(FOUR, "q8_0", EDGES),
         tiers(FOUR, "f16", EDGES),
         tiers(WHOLE, "q8_0", WHOLE_EDGES),
+        *(tiers(WHOLE, kind, (129,)) for kind in KV_TYPES if kind != "q8_0"),
     ],
 )
 def test_a_node_has_the_bits_of_plain_decoding(name: str, device: str, kv: str, lengths: Sequence[int]) -> None:

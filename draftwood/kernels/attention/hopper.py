@@ -309,6 +309,8 @@ def _continue(
     q.store((b_q * b_inverse[:, None]).to(gl.float16))
     b_factor = gl.convert_layout(b_factor, gl.SliceLayout(1, SCORES))
     fence_async_shared()
+    # What the decoders are handed may be put where the conversion's numbers are, and the compiler sees no danger there.
+    gl.thread_barrier()
     b_top, b_sum, b_mix = gl.warp_specialize(
         [
             (_attend, (
