@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from unittest import mock
 
 import pytest
 import torch
@@ -50,6 +51,32 @@ def test_compiles(target: str, case: str) -> None:
         layouts = set(re.findall(r"warpsPerCTA = \[(\d), 1\], instrShape = (\[.*?\])", made.ttgir))
         scores, mixes = (str(4 * consumers), f"[16, {keys}, 16]"), (str(4 * consumers), f"[16, {width}, 16]")
         assert layouts == {scores, mixes} and "mma.sync" not in made.asm, layouts
+
+
+@pytest.mark.parametrize(
+    ("capability", "width", "hip", "version", "name"),
+    [
+        ((9, 0), 256, None, "3.6.0", "hopper"),
+        ((9, 0), 64, None, "3.7.1", "hopper"),
+        ((9, 0), 32, None, "3.6.0", "triton"),
+        ((9, 0), 256, None, "3.5.1", "triton"),
+        ((8, 6), 256, None, "3.6.0", "triton"),
+        ((12, 0), 256, None, "3.6.0", "triton"),
+        ((9, 0), 256, "7.0", "3.6.0", "triton"),
+    ],
+)
+def test_it_is_for_hopper_alone(
+    capability: tuple[int, int], width: int, hip: str | None, version: str, name: str
+) -> None:
+    from draftwood.kernels.attention import triton
+
+    with (
+        mock.patch.object(torch.cuda, "get_device_capability", lambda device: capability),
+        mock.patch.object(torch.version, "hip", hip),
+        mock.patch.object(triton.triton, "__version__", version),
+    ):
+        filler = triton.filler_of.__wrapped__(torch.device("cuda"), width)
+    assert filler.__module__ == f"draftwood.kernels.attention.{name}"
 
 
 def test_every_pair_has_room() -> None:

@@ -8,6 +8,7 @@ Queries are staged as halves, each row with its power of two.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,7 +20,6 @@ from torch import Tensor
 from draftwood.batch import MAX_ROWS
 from draftwood.kernels._math import power
 from draftwood.kernels._rows import aligned, require
-from draftwood.kernels.attention import hopper
 from draftwood.kernels.attention.chunks_triton import chunk_of, start_of
 from draftwood.kernels.chunks import LIMIT, state_shape
 from draftwood.kernels.codec import KeptRows
@@ -231,9 +231,16 @@ def tiling_of(device: torch.device) -> Tiling:
 
 
 @cache
-def has_wgmma(device: torch.device) -> bool:
-    """Whether `hopper` is for this device."""
-    return device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device)[0] == 9
+def filler_of(device: torch.device, width: int) -> Callable[..., None]:
+    """`fill_states` here, or Hopper's own, which is written in Gluon as Triton has it from 3.6 on."""
+    gluon = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 6)
+    cuda = device.type == "cuda" and not torch.version.hip
+    if gluon and cuda and torch.cuda.get_device_capability(device)[0] == 9:
+        from draftwood.kernels.attention import hopper
+
+        if hopper.MIN_WIDTH <= width <= hopper.MAX_WIDTH:
+            return hopper.fill_states
+    return fill_states
 
 
 def fill_states(
@@ -305,8 +312,7 @@ def attend_tree(
     shape = state_shape(nodes, heads, groups, width, staging - MAX_ROWS)
     states = torch.empty(math.prod(shape), dtype=torch.float32, device=q.device)
     mixes, sums = states.split([math.prod(shape[:3]) * width, math.prod(shape[:3]) * 2])
-    wide = hopper.MIN_WIDTH <= width <= hopper.MAX_WIDTH
-    fill = hopper.fill_states if wide and has_wgmma(q.device) else fill_states
+    fill = filler_of(q.device, width)
     fill(q, keys, values, committed, depth, ancestors, staging, scale, mixes, sums, shape[0])
     out = torch.empty_like(q)
     columns = min(_COLUMNS, width)
