@@ -66,9 +66,9 @@ test-compile: setup  ## every kernel compiled for gfx1100, gfx1151, sm_86, sm_89
 	$(PARALLEL) -m compile tests/kernels
 
 # These import nothing but torch (with the jinja2 it brings), triton, numpy, gguf, safetensors, tokenizers and pytest.
-GPU_TESTS := tests/kernels tests/cache tests/formats tests/models tests/decode tests/engine/test_dflash_end_to_end.py \
-	tests/engine/test_from_disk.py tests/engine/test_memory.py tests/engine/test_smollm2.py tests/engine/test_synthesis.py \
-	tests/engine/test_warm_start.py
+GPU_TESTS := tests/kernels tests/cache tests/formats tests/models tests/decode tests/bench/test_kv.py \
+	tests/engine/test_dflash_end_to_end.py tests/engine/test_from_disk.py tests/engine/test_memory.py \
+	tests/engine/test_smollm2.py tests/engine/test_synthesis.py tests/engine/test_warm_start.py
 GPU_WHOLE := tests/models/test_whole_pass.py tests/decode/test_committed_state.py tests/engine/test_from_disk.py
 
 test-gpu:  ## model, draft and exactness tests on this machine's GPU, with plain python3 (or PYTHON=...) and no .venv

@@ -25,12 +25,14 @@ def open_engine(
     device: str = "auto",
     dtype: str = "auto",
     spinner: bool = True,
+    again: bool = False,
     **others: str | float | None,
 ) -> Engine:
     """Fetch what is named and not here, then load it; `others` are fields of `EngineConfig`.
 
     A setting that is None is left to the engine. max_context: a number of tokens, or "auto". `spinner` is for callers
-    that draw nothing on stderr themselves.
+    that draw nothing on stderr themselves. `again` is for all but the first engine of a command: what is true
+    of its target was said with that one.
     """
     settings = {"kv": kv_name(*kv), "draft_kv": kv_name(*draft_kv), **others}
     from draftwood.engine.sources import located
@@ -51,7 +53,7 @@ def open_engine(
         )
     if engine.memory is not None:
         note(engine.memory.summary())
-    if engine.synthetic:
+    if engine.synthetic and not again:
         note(f"{Path(target).name} is synthetic: its weights are random, and what it writes means nothing")
     return engine
 

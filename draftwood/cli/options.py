@@ -264,8 +264,8 @@ AssumeOption = Annotated[
     typer.Option(
         "--assume-acceptance",
         metavar="AL",
-        help="For made-up weights on a GPU: tokens that a round with guesses decides on average, whatever the model "
-        "says to them. Everything still runs and is timed.",
+        help="For made-up weights on a GPU: tokens that a round with guesses decides on average (evenly spread), "
+        "whatever the model says to them. Everything still runs and is timed.",
         rich_help_panel=DRAFTING,
     ),
 ]

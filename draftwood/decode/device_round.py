@@ -46,7 +46,7 @@ class Work:
 class DeviceRound:
     """The rounds of one sequence. pending: int64 [], decided, emitted, and in no cache yet; a round moves it on.
 
-    assumed: acceptance lengths drawn instead of found, for benchmarks with made-up weights. steps: what a round is made
+    assumed: acceptance lengths told instead of found, for benchmarks with made-up weights. steps: what a round is made
     of, by name and in order.
     """
 

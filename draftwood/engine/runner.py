@@ -100,7 +100,7 @@ class Runner:
 
 
 def assumption(mean: float, device: str) -> Assumed:
-    """Acceptance lengths around a mean, from the first one on."""
+    """Acceptance lengths spread evenly around a mean, from the first one on."""
     return Assumed(
         torch.tensor([mean], dtype=torch.float64, device=device), torch.zeros(1, dtype=torch.int64, device=device)
     )

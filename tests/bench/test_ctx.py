@@ -509,7 +509,8 @@ def test_ctx_on_a_gpu(gpu: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     line = last_line(out)
     rows = [made for one in line["series"] for made in one["rows"]]
-    assert ASSUMED in out and all(3 <= made["drafted"]["acceptance_length"] <= 4 for made in rows)
+    # The 128 tokens that a run decides at least are 37 rounds, whose lengths have the mean to half a token in all.
+    assert ASSUMED in out and all(abs(made["drafted"]["acceptance_length"] - 3.5) < 1 / 37 for made in rows)
     assert all(made["plain"]["acceptance_length"] == 1 and made["peak_bytes"] > 1 << 28 for made in rows)
 
 

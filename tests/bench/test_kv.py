@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -10,11 +14,13 @@ import pytest
 import torch
 
 from draftwood import Engine, SamplingParams
+from draftwood.bench.prompts import running_text
 from draftwood.bench.prompts.humaneval import Prompt
 from draftwood.bench.suites.he import SuiteResult
 from draftwood.bench.suites.kv import MIXED, UNROTATED, Case, Fidelity, MeteredPlane, Row, cases, compare
 from draftwood.cache.kv import KVState
 from draftwood.cache.registry import KV_TYPES, kv_pair, load_plane
+from draftwood.engine.fetch import cached
 from draftwood.errors import DraftwoodError, UsageError
 
 TEXTS = [[(7 * i * i + 3 * i + w) % 500 for i in range(length)] for w, length in enumerate((150, 90))]
@@ -190,3 +196,68 @@ def test_cases() -> None:
         cases(["q8_0"], 80)
     with pytest.raises(UsageError, match="unknown KV type"):
         cases(["q9"], 64)
+
+
+def divergences(engine: Engine, texts: Sequence[Sequence[int]]) -> dict[str, list[float]]:
+    """Mean divergence of every KV type, in nats, by window."""
+    measured = Fidelity(engine, cases(list(KV_TYPES), engine.target.model.spec.head_dim, unrotated=False))
+    measured.read(texts, silent)
+    parts = zip(measured.cases, measured.parts, strict=True)
+    return {case.label: [float(part.kl.mean()) for part in of_case] for case, of_case in parts}
+
+
+def demo_divergences(demo_model: Path, device: str, windows: int) -> dict[str, list[float]]:
+    """Those of the demo model for windows of 2,048 tokens of real text."""
+    if cached("humaneval") is None:
+        pytest.skip("no HumanEval problems: run `make setup` (or `draftwood pull humaneval`)")
+    engine = Engine.load(target=str(demo_model), dtype="float32", device=device, max_context=2048)
+    texts = running_text.windows(engine.tokenizer, running_text.running_text(), 2048 * windows, 2048)
+    return divergences(engine, texts)
+
+
+@pytest.fixture(scope="module")
+def on_cpu(vendored: Path) -> dict[str, list[float]]:
+    """What `demo_divergences` gave on a CPU for ten windows."""
+    kept: dict[str, list[float]] = json.loads((vendored / "kv" / "demo.json").read_text())
+    return kept
+
+
+@pytest.mark.slow
+def test_divergence_of_the_demo_model(demo_model: Path, on_cpu: dict[str, list[float]]) -> None:
+    """A CPU gives what was kept, here for the first window; fewer bits cost more."""
+    found = demo_divergences(demo_model, "cpu", 1)
+    assert found.keys() == on_cpu.keys() == {*KV_TYPES}
+    for name, kl in found.items():
+        assert kl == pytest.approx(on_cpu[name][:1], rel=0.02), name
+    ladder = [mean(on_cpu[name]) for name in ("f16", "f32", "bf16", "q8_0", "q5_1", "q4_0", "tq3_0", "tq2_0")]
+    assert ladder[0] == 0 and all(2 * less < more for less, more in pairwise(ladder))
+
+
+def assert_close(found: Mapping[str, Sequence[float]], expected: Mapping[str, Sequence[float]], floor: float) -> None:
+    """Means over as many windows as were read, to 5 % or the floor."""
+    assert found.keys() == expected.keys()
+    means = {name: (mean(kl), mean(expected[name][: len(kl)])) for name, kl in found.items()}
+    off = {name: pair for name, pair in means.items() if abs(pair[0] - pair[1]) > max(0.05 * pair[1], floor)}
+    assert not off, "found, expected"
+
+
+@pytest.mark.gpu
+def test_divergence_on_a_gpu_is_that_on_a_cpu(gpu: str, demo_model: Path, on_cpu: dict[str, list[float]]) -> None:
+    """In the operations that `bench kv` takes there."""
+    assert_close(demo_divergences(demo_model, gpu, 2), on_cpu, floor=0.0)
+
+
+@pytest.mark.gpu
+def test_divergence_over_kernels_is_that_on_a_cpu(
+    gpu: str, demo_model: Path, on_cpu: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over rows that the kernels of a user's requests store and attend.
+
+    Their operands are halves. What f32 keeps beyond f16 is lost, so what it diverges by is the floor. And the rows of a
+    later layer differ by enough for some to get other codes, so each token's divergence scatters: of means over 4,096
+    tokens by 3.5 % (halves imitated on a CPU), hence ten windows.
+    """
+    from draftwood.cache.device_kv import DeviceKVState
+
+    monkeypatch.setattr("draftwood.bench.suites.kv.KVState", DeviceKVState)
+    assert_close(demo_divergences(demo_model, gpu, 10), on_cpu, floor=mean(on_cpu["f32"]))

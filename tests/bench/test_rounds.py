@@ -244,6 +244,7 @@ def test_on_the_command_line(
     flags = ["--rows-list", "tree:5,ar", "--contexts", "64,0.125K", "--assume-acceptance", "2.5", "--kv", "f16,f32"]
     assert main(["bench", "round", *flags, "--png", str(tmp_path / "r.png")]) == 0
     assert [arguments[2] for arguments, _ in loads] == [("f16", "f16"), ("f32", "f32")]
+    assert [options.pop("again") for _, options in loads] == [False, True]
     arguments, options = loads[0]
     assert arguments[:2] == ("synthetic:qwen3.6-27b", "synthetic:qwen3.6-27b-dflash:q8_0")
     assert {name: value for name, value in options.items() if value is not None} == {"assume_acceptance": 2.5}

@@ -64,6 +64,20 @@ def test_the_doctor_and_the_bench_say_it_too(tmp_path: Path, capsys: Captured) -
     assert f"target {TINY} (qwen35)" in out and json.loads(out.splitlines()[-1])["target"] == TINY
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["passes", "--forms", "auto,float32", "--rows", "1", "--repeats", "1"],
+        ["ctx", "--kv", "q8_0,f16", "--contexts", "64", "--n-gen", "4", "--round", "ar"],
+        ["guide", "--kv", "q8_0,f16", "--contexts", "64", "--n-gen", "4", "--round", "ar", "--vram", "2GiB"],
+    ],
+    ids=lambda flags: str(flags[0]),
+)
+def test_a_command_with_several_engines_says_it_once(flags: list[str], capsys: Captured) -> None:
+    assert main(["bench", flags[0], "--target", TINY, "--device", "cpu", *flags[1:]]) == 0
+    assert capsys.readouterr().err.count("is synthetic: its weights are random") == 1
+
+
 def test_a_plan(capsys: Captured) -> None:
     flags = ["--card", "3090", "--json"]
     assert main(["plan", "synthetic:qwen3.6-27b", *flags]) == 0

@@ -67,9 +67,12 @@ def loading(
 ) -> Callable[[Job], Engine]:
     """What loads the engine of a job, with room for its longest point and the answer."""
 
+    again = False
+
     def load(job: Job) -> Engine:
+        nonlocal again
         key, value = job.kv
-        return open_engine(
+        engine = open_engine(
             target,
             job.draft,
             (key.name, value.name),
@@ -82,7 +85,10 @@ def loading(
             weights=weights,
             token_table=token_table,
             vram=vram,
+            again=again,
         )
+        again = True
+        return engine
 
     return load
 

@@ -55,6 +55,7 @@ def passes(
                 weights=weights,
                 token_table=token_table,
                 vram=vram,
+                again=dtype != dtypes[0],
             )
             runs.append(measure_form(engine, counts, repeats, begin))
             del engine  # before the next one is loaded

@@ -92,6 +92,7 @@ def rounds(
             weights=weights,
             token_table=token_table,
             vram=vram,
+            again=pair != pairs[0],
         )
         timed = suite.Rounds(engine, capacity, assume_acceptance, prefill)
         for one in asked:

@@ -14,13 +14,28 @@ from torch import Tensor
 
 from draftwood.kernels._select import load_form
 
-__all__ = ["CAPACITY", "HEADER", "Assumed", "Grow", "Grown", "Growth", "Walk", "Walked", "load_grow", "load_walk"]
+__all__ = [
+    "CAPACITY",
+    "HEADER",
+    "TURN",
+    "Assumed",
+    "Grow",
+    "Grown",
+    "Growth",
+    "Walk",
+    "Walked",
+    "load_grow",
+    "load_walk",
+]
 
 CAPACITY = 64
 """Slots of a tree; its root takes one."""
 
 HEADER = 4
 """Numbers of a round's result before the tokens of its path."""
+
+TURN = 2**30
+"""Parts of a node that the fraction of an assumed acceptance is counted in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +104,11 @@ class Grow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assumed:
-    """For benchmarks without a trained draft: acceptance lengths drawn around a mean instead of found.
+    """For benchmarks without a trained draft: acceptance lengths spread evenly around a mean instead of found.
 
-    mean     float64 [1], nodes kept per round on average, the root included
-    counter  int64 [1], advanced by each walk; a round's length depends on it alone
+    mean     float64 [1], nodes kept per round on average, the root included; n rounds in a row keep n times as many, to
+             less than one, and the first n from counter 0 to a half
+    counter  int64 [1], rounds so far, advanced by each walk; a round's length depends on it and the mean alone
     """
 
     mean: Tensor
@@ -138,7 +154,7 @@ class Walk(Protocol):
         tokens, parents, depth, count: as in `Grown`. target: int64 [64], what the target draws after each node. In
         place: committed (int64 [1]) grows by the path, pending (int64 []) becomes the next token, and the path's tokens
         enter text (int64 [length + 64], length >= committed) from `committed` on. With `assumed`, the path is the first
-        nodes of the greedy chain (the first child at every depth), as many as drawn or as there are; the next token
+        nodes of the greedy chain (the first child at every depth), as many as assumed or as there are; the next token
         stays the target's own after the last of them.
         """
 

@@ -8,8 +8,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from draftwood.kernels.draft_tree import CAPACITY, HEADER, Assumed, Grown, Growth, Walked
-from draftwood.kernels.mixing import SPREAD, int32, keyed
+from draftwood.kernels.draft_tree import CAPACITY, HEADER, TURN, Assumed, Grown, Growth, Walked
 
 Nodes = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """tokens, parents, depth, count and expected of `Grown`."""
@@ -180,12 +179,12 @@ def accept(
 
 def assumed_length(assumed: Assumed) -> Tensor:
     """Nodes that a round keeps, int64 [1], before it is known how many there are; advances the counter."""
-    low, high = assumed.counter.to(torch.int32), (assumed.counter >> 32).to(torch.int32)
-    word = keyed(low, high, int32(SPREAD)).to(torch.int64) & 0xFFFFFFFF
-    uniform = (word.to(torch.float64) + 0.5) * 2.0**-32
-    assumed.counter.add_(1)
     whole = assumed.mean.floor()
-    return (whole + (uniform < assumed.mean - whole)).to(torch.int64)
+    step = ((assumed.mean - whole) * TURN).to(torch.int64)
+    # Modulo TURN first, so that the product is below 2^60.
+    place = ((assumed.counter & (TURN - 1)) * step + TURN // 2) & (TURN - 1)
+    assumed.counter.add_(1)
+    return whole.to(torch.int64) + (place + step >= TURN)
 
 
 def _first_children(parents: Tensor, count: Tensor) -> Tensor:

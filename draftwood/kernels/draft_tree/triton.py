@@ -8,8 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from draftwood.kernels._rows import aligned, require
-from draftwood.kernels.draft_tree import CAPACITY, HEADER, Assumed, Grown, Growth, Walked
-from draftwood.kernels.gumbel.triton import _SPREAD, _keyed
+from draftwood.kernels.draft_tree import CAPACITY, HEADER, TURN, Assumed, Grown, Growth, Walked
 
 MOST_CANDIDATES = 64
 """Ranks whose keys still fit a warp's registers."""
@@ -163,7 +162,7 @@ def grow(
 @triton.jit
 def _walk(
     p_token, p_parent, p_depth, p_count, p_target, p_committed, p_pending, p_text, p_mean, p_counter, p_path, p_row,
-    CAPACITY: tl.constexpr, HEADER: tl.constexpr,
+    CAPACITY: tl.constexpr, HEADER: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
     # One warp: what is changed in place is read by all of it before.
     o_n = tl.arange(0, CAPACITY)
@@ -176,10 +175,10 @@ def _walk(
     if p_mean is not None:
         counter, mean = tl.load(p_counter), tl.load(p_mean)
         tl.store(p_counter, counter + 1)
-        word = _keyed(counter.to(tl.uint32), (counter >> 32).to(tl.uint32), _SPREAD)
-        uniform = (word.to(tl.float64) + 0.5) * 2.0**-32
         whole = mean.to(tl.int32)
-        at_most = whole + (uniform < mean - whole.to(tl.float64)).to(tl.int32)
+        step = ((mean - whole.to(tl.float64)) * TURN).to(tl.int64)
+        place = ((counter & (TURN - 1)) * step + TURN // 2) & (TURN - 1)
+        at_most = whole + (place + step >= TURN).to(tl.int32)
 
     b_path = tl.where(o_n == 0, 0, -1)
     steps, more = tl.full([], 1, tl.int32), tl.full([], 1, tl.int32)
@@ -227,6 +226,6 @@ def walk(
     mean, counter = (None, None) if assumed is None else (assumed.mean, assumed.counter)
     _walk[(1,)](
         tokens, parents, depth, count, target, committed, pending, text, mean, counter, path, row, CAPACITY=CAPACITY,
-        HEADER=HEADER, num_warps=1,
+        HEADER=HEADER, TURN=TURN, num_warps=1,
     )  # fmt: skip
     return Walked(path, row[0], row[2], row[HEADER:], row)
