@@ -28,6 +28,9 @@ class Codec:
     load(tensors, base, b_rows, m_rows, start, WIDTH, D) -> fp16 [n, WIDTH], values start .. start+WIDTH-1 of the rows
         base + b_rows (an int64 and an int32 block), zeros where not m_rows; WIDTH is D or a smaller power of two, 64 at
         least, start a multiple of it. A row's values are rounded to fp16 once, at the end (cache/codecs/README.md).
+        Hopper's attention runs the same function in Gluon: then fields are tiles of shared memory with all n rows,
+        tables tuples of numbers, WIDTH is D, and b_rows and m_rows are None. `load_words`, `rows_of` and their like in
+        cache/codecs/words.py do both; `tl.arange` and `tl.full` do not run there.
     store(tensors, row, b_x, D) encodes one row, float32 [D], as row number `row` (int64).
     rotated: rows are kept rotated (kernels/hadamard). tables(head_dim, device): what the functions look up.
     """
