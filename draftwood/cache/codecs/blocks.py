@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from draftwood.cache.codecs.words import count_to, halves, load_words, numbers, rows_of, staged, tile_of
+from draftwood.cache.codecs.words import count_to, halves, load_along, load_words, numbers, rows_of, staged, tile_of
 
 
 @triton.jit
@@ -42,10 +42,7 @@ def load_nibbles(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: t
 def load_fifth(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D: tl.constexpr):
     """Bit 4 of the codes in the places that `load_nibbles` has for them."""
     N: tl.constexpr = rows_of(p_field, b_rows)
-    if staged(p_field):
-        b_fifth = tile_of(p_field)
-    else:
-        b_fifth = load_words(p_field, base, b_rows, m_rows, start // 32, WIDTH // 32, D // 32)
+    b_fifth = load_along(p_field, base, b_rows, m_rows, start // 32, WIDTH // 32, D // 32)
     b_four = b_fifth[:, :, None] >> (count_to(4) * 4)[None, None, :]
     b_four = tl.join(b_four, b_four >> 16) & 15
     # The product has bit j at 4 + 8 j, and others elsewhere.

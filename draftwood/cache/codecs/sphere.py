@@ -13,7 +13,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from draftwood.cache.codecs.words import halves, in_registers, load_words, on_nvidia, rows_of, staged, tile_of
+from draftwood.cache.codecs.words import (
+    halves,
+    in_registers,
+    load_along,
+    load_words,
+    on_nvidia,
+    rows_of,
+    staged,
+    tile_of,
+)
 from draftwood.cache.sphere import LONGEST, codebook
 
 _LONGEST = tl.constexpr(LONGEST)
@@ -172,7 +181,7 @@ def load_coordinates(fields, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D
     b_norm = _load_norms(p_norm, base, b_rows, m_rows)
     b_word = load_words(p_codes, base, b_rows, m_rows, 0, W, W)
     if BITS == 3:
-        b_sign = tile_of(p_signs) if staged(p_signs) else load_words(p_signs, base, b_rows, m_rows, 0, W // 2, W // 2)
+        b_sign = load_along(p_signs, base, b_rows, m_rows, 0, W // 2, W // 2)
         b_word = _with_signs(b_word, b_sign, 2 if PERMUTES else 3)
     b_word = tl.reshape(b_word, (N, W, SIDES))
     if PERMUTES:

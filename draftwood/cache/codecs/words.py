@@ -164,3 +164,9 @@ def load_words(
             o_word = tl.max_contiguous(o_word, TOGETHER)
         b_word = tl.load(p_words + b_rows[:, None] * ROW + o_word[None, :], mask=m_rows[:, None], other=0)
     return b_word
+
+
+@triton.jit
+def load_along(p_field, base, b_rows, m_rows, start, WIDTH: tl.constexpr, ROW: tl.constexpr):
+    """As `load_words`, of a field whose bits go to words of another one: in a tile's case laid out as those are."""
+    return tile_of(p_field) if staged(p_field) else load_words(p_field, base, b_rows, m_rows, start, WIDTH, ROW)

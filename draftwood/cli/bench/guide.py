@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from draftwood.cli.bench import sweeping
 from draftwood.cli.bench.measurement import Job, Measurement, Wishes, loading, require_sound, write
 from draftwood.cli.loading import draft_located, kv_name
 from draftwood.cli.terminal import plain
-
-if TYPE_CHECKING:
-    pass
 
 
 def guide(

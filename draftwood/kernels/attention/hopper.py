@@ -11,7 +11,6 @@ holds a block, `free` when the products with it are done.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -190,6 +189,14 @@ def _score(q, k, k_full, block):
 
 
 @gluon.jit
+def _add_values(b_half, b_mix, v, v_full, block):
+    """The values of a block, weighted, added to the mix in flight."""
+    STAGES: gl.constexpr = v.shape[0]
+    mbarrier.wait(v_full.index(block % STAGES), block // STAGES & 1)
+    return warpgroup_mma(b_half, v.index(block % STAGES), b_mix, is_async=True)
+
+
+@gluon.jit
 def _weigh(b_s, b_factor, b_top, b_sum, at, stop, PATH: gl.constexpr, WEIGHTS: gl.constexpr):
     """Scores of positions at .. as weights, what the weights before them are multiplied by, and the state.
 
@@ -245,8 +252,7 @@ def _attend(
     for block in range(1, blocks):
         last = block - 1
         scores = _score(q, k, k_full, block)
-        mbarrier.wait(v_full.index(last % V_STAGES), last // V_STAGES & 1)
-        mix = warpgroup_mma(b_half, v.index(last % V_STAGES), b_mix, is_async=True)
+        mix = _add_values(b_half, b_mix, v, v_full, last)
         b_s = warpgroup_mma_wait(1, [scores])
         mbarrier.arrive(k_free.index(block % K_STAGES), count=1)
         b_next, b_keep, b_top, b_sum = _weigh(b_s, b_factor, b_top, b_sum, first + block * KEYS, stop, PATH, WEIGHTS)
@@ -254,9 +260,7 @@ def _attend(
         mbarrier.arrive(v_free.index(last % V_STAGES), count=1)
         b_mix = b_mix * gl.convert_layout(b_keep, OF_MIX)[:, None]
         b_half = b_next
-    last = blocks - 1
-    mbarrier.wait(v_full.index(last % V_STAGES), last // V_STAGES & 1)
-    mix = warpgroup_mma(b_half, v.index(last % V_STAGES), b_mix, is_async=True)
+    mix = _add_values(b_half, b_mix, v, v_full, blocks - 1)
     b_mix, b_half = warpgroup_mma_wait(0, [mix, b_half])
     return b_top, b_sum, b_mix
 
@@ -376,7 +380,6 @@ def _tail(
     REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """As `triton._tail`. It begins while `_bulk` ends, and waits for it where it needs its states."""
-    gdc_launch_dependents()
     node, group = gl.program_id(0), gl.program_id(1)
     HEADS: gl.constexpr = H // G
     committed = gl.load(p_committed).to(gl.int32)
@@ -423,7 +426,6 @@ def fill_states(
     scale: float,
     mixes: Tensor,
     sums: Tensor,
-    chunks: int,
 ) -> None:
     """See `triton.fill_states`."""
     (nodes, heads, width), groups = q.shape, keys.heads
@@ -438,11 +440,11 @@ def fill_states(
     for begin, end, consumers in ((0, whole, 2), (whole, rows, 1)):
         if begin < end:
             second = begin > 0
-            _bulk[(triton.cdiv(end - begin, 64 * consumers), groups, chunks)](
-                q, *planes, mixes, sums, committed, scale * math.log2(math.e), begin, rows, keys.rows, **options,
+            _bulk[(triton.cdiv(end - begin, 64 * consumers), groups, len(mixes))](
+                q, *planes, mixes, sums, committed, scale, begin, rows, keys.rows, **options,
                 **shape_of(keys, values, width, consumers), SECOND=second, launch_pdl=second,
             )  # fmt: skip
     _tail[(nodes, groups)](
-        q, *planes, mixes, sums, committed, depth, ancestors, scale * math.log2(math.e), rows, keys.rows, staging,
+        q, *planes, mixes, sums, committed, depth, ancestors, scale, rows, keys.rows, staging,
         ancestors.stride(0), **options, **shape_of(keys, values, width, 1), launch_pdl=True,
     )  # fmt: skip

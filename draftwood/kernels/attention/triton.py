@@ -254,11 +254,11 @@ def fill_states(
     scale: float,
     mixes: Tensor,
     sums: Tensor,
-    chunks: int,
 ) -> None:
     """The states of all chunks that a node sees, float32: mixes [chunks, G, R H/G, D] and sums [chunks, G, R H/G, 2].
 
-    The rest as of `draftwood.kernels.attention.AttendTree`; chunks: those of the capacity.
+    The rest as of `draftwood.kernels.attention.AttendTree`, but for scale, which is for exponents of two; chunks: those
+    of the capacity.
     """
     (nodes, heads, width), groups, tiling = q.shape, keys.heads, tiling_of(q.device)
     rows = nodes * heads // groups
@@ -271,8 +271,8 @@ def fill_states(
     }  # fmt: skip
     staged = torch.empty(q.shape, dtype=torch.float16, device=q.device)
     factor = torch.empty(nodes * heads, dtype=torch.float32, device=q.device)
-    _stage[(nodes * heads,)](q, staged, factor, scale * math.log2(math.e), D=width, num_warps=1)
-    _bulk[(triton.cdiv(rows, tile), groups, chunks)](
+    _stage[(nodes * heads,)](q, staged, factor, scale, D=width, num_warps=1)
+    _bulk[(triton.cdiv(rows, tile), groups, len(mixes))](
         staged, *planes, mixes, sums, committed, factor, rows, keys.rows, width, ROWS=tile, **options
     )
     _tail[(nodes, groups)](
@@ -311,9 +311,10 @@ def attend_tree(
     q = aligned(q.contiguous())
     shape = state_shape(nodes, heads, groups, width, staging - MAX_ROWS)
     states = torch.empty(math.prod(shape), dtype=torch.float32, device=q.device)
-    mixes, sums = states.split([math.prod(shape[:3]) * width, math.prod(shape[:3]) * 2])
+    flat = states.split([math.prod(shape[:3]) * width, math.prod(shape[:3]) * 2])
+    mixes, sums = (part.view(*shape[:3], -1) for part in flat)
     fill = filler_of(q.device, width)
-    fill(q, keys, values, committed, depth, ancestors, staging, scale, mixes, sums, shape[0])
+    fill(q, keys, values, committed, depth, ancestors, staging, scale * math.log2(math.e), mixes, sums)
     out = torch.empty_like(q)
     columns = min(_COLUMNS, width)
     _fold[(nodes, heads, width // columns)](
