@@ -4,12 +4,13 @@ A rotated head vector divided by its length is taken for a uniformly random poin
 coordinates have the density (1 - x^2)^((D - 3) / 2). Each becomes the nearest of the 2^bits levels that keep the mean
 squared error of that density smallest, and the row keeps its length.
 
-The fields of a row. A code is a sign bit over the number of a magnitude, 0 the smallest; words are those of `words`.
+The fields of a row. A code is a sign bit over the number of a magnitude, 0 the smallest.
     norm   float16 [1]
     codes  int32 [D / F], words of F codes: 8 of four bits for tq4_0, 16 of two bits for the others
     signs  int32 [D / 32, rounded up], of tq3_0 only: words of 32 signs
-tq3_0 keeps the magnitudes as codes and the signs apart: the sign of field i of word j is bit 4 (i // 2) + i % 2 +
-2 (j % 2) of word j // 2. So one mask takes the signs of a word's even or odd fields, four bits apart as those are.
+A word has the codes of neighbouring values. Of sixteen, the first eight are its even fields and the others the odd
+ones, so that one mask leaves eight in order, four bits apart. tq3_0 keeps the magnitudes as codes and the signs apart:
+the sign of field i of word j is bit 4 (i // 2) + i % 2 + 2 (j % 2) of word j // 2, and one mask takes those of eight.
 """
 
 from __future__ import annotations
@@ -111,10 +112,11 @@ class SpherePlane(CodedPlane):
         length = _length(rows)
         codes = self._book.nearest(rows / length.clamp_min(torch.finfo(torch.float32).tiny))
         norm = length / _length(self._book.values(codes))
-        fields = {"norm": norm.clamp_max(LONGEST).half()}
+        fields, width = {"norm": norm.clamp_max(LONGEST).half()}, self.bits & ~1
+        codes = codes.unflatten(-1, (-1, 4 // width, 8)).transpose(-1, -3).flatten(-3)
         if self.bits % 2:
-            return fields | {"codes": pack(codes & 3, 2, 16), "signs": _pack_signs(codes >> (self.bits - 1))}
-        return fields | {"codes": pack(codes, self.bits, 32 // self.bits)}
+            fields["signs"] = _pack_signs(codes >> (self.bits - 1))
+        return fields | {"codes": pack(codes & (1 << width) - 1, width, 32 // width)}
 
     def decode(self, fields: Fields) -> Tensor:
         """See CodedPlane."""
@@ -122,6 +124,7 @@ class SpherePlane(CodedPlane):
         codes = unpack(fields["codes"], width, 32 // width)
         if self.bits % 2:
             codes += _unpack_signs(fields["signs"], codes.shape[-1]) << (self.bits - 1)
+        codes = codes.unflatten(-1, (8, 4 // width, -1)).transpose(-1, -3).flatten(-3)
         return self._book.values(codes) * fields["norm"].float()
 
 
@@ -132,7 +135,7 @@ def _sign_places(device: torch.device) -> Tensor:
 
 
 def _pack_signs(signs: Tensor) -> Tensor:
-    """int32 [..., D] of 0 and 1 -> words int32 [..., D / 32, rounded up]."""
+    """int32 [..., D] of 0 and 1, by field and word -> words int32 [..., D / 32, rounded up]."""
     by_field = signs.unflatten(-1, (8, 2, -1))
     by_field = torch.nn.functional.pad(by_field, (0, by_field.shape[-1] % 2)).unflatten(-1, (-1, 2))
     words: Tensor = (by_field << _sign_places(signs.device)).sum((-4, -3, -1), dtype=torch.int32)

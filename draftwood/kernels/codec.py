@@ -72,3 +72,17 @@ class KeptRows:
     def halves(self) -> Tensor | None:
         """The rows themselves, [G, rows, D], where they are kept as float16."""
         return self.fields[0] if len(self.fields) == 1 and self.fields[0].dtype == torch.float16 else None
+
+
+def exchanged(row: int) -> tuple[int, int]:
+    """How rows of so many bytes lie in a tile: so many of them after each other have their 16-byte pieces in one order,
+    and there are so many orders. So one piece each of eight neighbouring rows are 128 bytes in 32 banks."""
+    return max(128 // row, 1), max(min(row // 16, 8), 1)
+
+
+def tile_layout(dtype: Any, width: int) -> Any:
+    """Gluon's layout of a tile [n, width] of a field in shared memory, where attention on Hopper puts it."""
+    from triton.experimental.gluon import language as gl
+
+    size = dtype.primitive_bitwidth // 8
+    return gl.SwizzledSharedLayout(min(16 // size, width), *exchanged(width * size), [1, 0])

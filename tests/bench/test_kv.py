@@ -243,8 +243,12 @@ def assert_close(found: Mapping[str, Sequence[float]], expected: Mapping[str, Se
 
 @pytest.mark.gpu
 def test_divergence_on_a_gpu_is_that_on_a_cpu(gpu: str, demo_model: Path, on_cpu: dict[str, list[float]]) -> None:
-    """In the operations that `bench kv` takes there."""
-    assert_close(demo_divergences(demo_model, gpu, 2), on_cpu, floor=0.0)
+    """In the operations that `bench kv` takes there.
+
+    A float32 row's last bits depend on the device, and with them a code here and there: a window's mean differs from a
+    CPU's by 5 % in the root mean square, to either side, so it takes ten.
+    """
+    assert_close(demo_divergences(demo_model, gpu, 10), on_cpu, floor=0.0)
 
 
 @pytest.mark.gpu

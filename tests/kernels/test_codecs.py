@@ -113,6 +113,21 @@ def check_interpreted(kinds: list[str], width: int) -> None:
             check_bits("cpu", kind, width, 16)
 
 
+def check_permutations(width: int) -> None:
+    """The sphere types as NVIDIA decodes them, whose byte permutation the interpreter does not have."""
+    import triton.language as tl
+
+    from draftwood.cache.codecs import sphere
+    from tests.kernels.codec_kernel import permuted
+
+    with (
+        mock.patch.object(sphere, "on_nvidia", lambda: tl.constexpr(True)),
+        mock.patch.object(sphere, "_permuted", permuted),
+    ):
+        for kind in ("tq2_0", "tq3_0", "tq4_0"):
+            check_bits("cpu", kind, width, 16)
+
+
 def test_every_type_has_one() -> None:
     assert all(has_codec(spec) for spec in KV_TYPES.values())
 
@@ -120,6 +135,11 @@ def test_every_type_has_one() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_interpreted(width: int) -> None:
     run_interpreted("tests.kernels.test_codecs", f"check_interpreted({list(KV_TYPES)}, {width})")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_permutations_interpreted(width: int) -> None:
+    run_interpreted("tests.kernels.test_codecs", f"check_permutations({width})")
 
 
 @pytest.mark.gpu

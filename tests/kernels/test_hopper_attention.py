@@ -16,14 +16,14 @@ from tests.kernels.kv_pairs import WIDTHS, kv_cases, loads, plane_for, split_cas
 
 def arguments_of(key: str, value: str, width: int) -> dict[str, object]:
     """What both launches take."""
+    from draftwood.kernels.attention.hopper import codecs_of
+
     rows = {"K": plane_for(key, width), "V": plane_for(value, width)}
     made = loads(key, value, width) | {
         "p_q": torch.float32, "p_mixes": torch.float32, "p_sums": torch.float32, "p_committed": torch.int64,
         "scale": 0.09, "all_rows": 96, "plane_rows": 4224, "H": 24, "G": 4,
     }  # fmt: skip
-    for name, kept in rows.items():
-        made[f"{name}_WIDTHS"] = tuple(field.shape[2] for field in kept.fields)
-        made[f"{name}_ENTRIES"] = sum(len(table) for table in kept.tables)
+    made |= codecs_of(rows["K"], rows["V"])
     return made
 
 
@@ -86,27 +86,35 @@ def test_every_pair_has_room() -> None:
     for key, value, width, consumers in itertools.product(KV_TYPES, KV_TYPES, WIDTHS, (1, 2)):
         keys, values = plane_for(key, width), plane_for(value, width)
         shape = hopper.shape_of(keys, values, width, consumers)
-        row = sum(field.shape[2] * field.element_size() for field in keys.fields + values.fields)
+        coded = [kept for kept in (keys, values) if kept.halves is None]
+        row = sum(field.shape[2] * field.element_size() for kept in coded for field in kept.fields)
         places = shape["K_STAGES"] + shape["V_STAGES"]
-        room = (64 * consumers + places * shape["KEYS"]) * width * 2 + shape["KEYS"] * row + 16 * places
+        room = (
+            (64 * consumers + places * shape["KEYS"]) * width * 2 + shape["AHEAD"] * shape["KEYS"] * row + 16 * places
+        )
         assert room <= SHARED_LIMIT["sm_90"], f"{key}/{value} at {width}: {room} bytes"
         # 64 K registers, of which a launch gives all lanes as many, and then as they ask.
-        lanes = 128 * consumers + 32 * shape["DECODERS"]
-        assert 65536 // lanes // 8 * 8 * lanes - 32 * shape["DECODERS"] * shape["REGISTERS"] >= 128 * consumers * 208
+        decoding = 64 * shape["DECODERS"]
+        lanes = 128 * consumers + decoding
+        assert 65536 // lanes // 8 * 8 * lanes - decoding * shape["REGISTERS"] >= 128 * consumers * 208
 
 
-@pytest.mark.parametrize("warps", [4, 8])
+@pytest.mark.parametrize(("rows", "warps"), [(64, 4), (32, 4), (32, 2), (16, 2)])
 @pytest.mark.parametrize(
-    ("width", "per_word", "per_four"),
-    [(64, 4, 16), (32, 4, 32), (32, 1, 4), (16, 1, 4), (256, 1, 4)],
-    ids=["bytes", "nibbles", "eight fields", "sixteen fields", "values"],
-)
-def test_lanes_store_without_conflicts(width: int, per_word: int, per_four: int, warps: int) -> None:
-    """Eight lanes that store 16 bytes each meet in no bank, or sixteen that store 8; and every word has one lane."""
+    ("width", "size", "per_word", "per_four"),
+    [
+        *((D // 4, 4, 4, 16) for D in WIDTHS), *((D // 8, 4, 4, 32) for D in WIDTHS),
+        *((D // 8, 4, 8, 32) for D in WIDTHS), *((D // 16, 4, 16, 64) for D in WIDTHS),
+        *((D, 2, 1, 4) for D in WIDTHS), *((D, 4, 1, 4) for D in WIDTHS),
+    ],
+)  # fmt: skip
+def test_lanes_meet_in_no_bank(width: int, size: int, per_word: int, per_four: int, rows: int, warps: int) -> None:
+    """Lanes that read a tile's words together, and then store their halves: bytes, nibbles, codes of four and of two
+    bits, halves and floats. Every word has a lane."""
     from draftwood.cache.codecs.words import without_conflicts
+    from draftwood.kernels.codec import exchanged
 
-    bases = without_conflicts(64, width, per_word, per_four, warps)
-    registers, lanes, across = bases
+    registers, lanes, across = without_conflicts(rows, width, size, per_word, per_four, warps)
     assert len(lanes) == 5 and 1 << len(across) == warps
 
     def at(number: int, part: list[list[int]]) -> tuple[int, int]:
@@ -117,16 +125,32 @@ def test_lanes_store_without_conflicts(width: int, per_word: int, per_four: int,
         return row, word
 
     everything = registers + lanes + across
-    assert {at(number, everything) for number in range(64 * width)} == set(itertools.product(range(64), range(width)))
-    together = sum(1 for row, word in registers if not row and _value(word, per_word, per_four) < 8)
-    each = 2 * per_word << together  # Bytes that a lane stores at once.
+    found = {at(number, everything) for number in range(1 << len(everything))}
+    assert found == set(itertools.product(range(rows), range(width)))
+    if rows < 16 * warps:  # Beside rows of float32: there are too few words for as many a lane.
+        return
+    own = [word for row, word in registers if not row]
+    read = 1
+    while read in own and read * size < 16:  # Neighbouring words of a lane, up to 16 bytes of them.
+        read *= 2
+    every, ways = exchanged(width * size)
+    for first in range(0, 32, 128 // (read * size)):
+        taken = set()
+        for lane in range(first, min(first + 128 // (read * size), 32)):
+            row, word = at(lane, lanes)
+            byte = row * width * size + (word * size ^ row // every % ways * 16)
+            taken |= {(row, byte, (byte + more) // 4 % 32) for more in range(0, read * size, 4)}
+        assert len({bank for *_, bank in taken}) == len(taken), f"lanes from {first} read"
+    together = sum(1 for word in own if _value(word, per_word, per_four) < 8)
+    each = 2 * min(per_word, 8) << together  # Bytes that a lane stores at once.
     for first in range(0, 32, 128 // each):
-        banks = set()
+        taken = set()
         for lane in range(first, first + 128 // each):
             row, word = at(lane, lanes)
-            byte = 2 * _value(word, per_word, per_four) % 128
-            banks |= {(byte + more) // 4 ^ (row % 8) << 2 for more in range(0, each, 4)}
-        assert len(banks) == 32, f"lanes from {first}"
+            place = _value(word, per_word, per_four)
+            byte = 2 * place % 128
+            taken |= {(row, place, (byte + more) // 4 ^ (row % 8) << 2) for more in range(0, each, 4)}
+        assert len({bank for *_, bank in taken}) == len(taken), f"lanes from {first} store"
 
 
 def _value(word: int, per_word: int, per_four: int) -> int:

@@ -1,9 +1,9 @@
 """The codecs of tq4_0, tq3_0 and tq2_0: fields norm, codes and, of tq3_0, signs (cache/sphere.py has the format).
 
 A row has few magnitudes. They are multiplied by its norm in float32 and rounded to halves once a row, and a value is
-one of them with its sign, chosen by the bits of its code, two values to a register: fields that are half a word apart
-fall into the two halves of one. NVIDIA's byte permutation looks four codes up at once, which is worth most of the
-instructions of tq4_0 (README.md).
+one of them with its sign, chosen by the bits of its code. A word of sixteen codes becomes two words of eight first.
+Codes that are half a word apart fall into the two halves of a register; NVIDIA's byte permutation looks four codes up
+at once instead, which is worth most of the instructions of tq4_0 (README.md).
 """
 
 from __future__ import annotations
@@ -89,21 +89,11 @@ def _one_of_four(p_table, b_norm, b_code, FIRST: tl.constexpr):
 
 
 @triton.jit
-def _by_bits(p_table, b_norm, b_word, first, FIELD: tl.constexpr, COUNT: tl.constexpr, NUMBERS: tl.constexpr):
-    """COUNT fields of words [n, W, S], from field `first` on, as values, fp16 [n, W, S, COUNT].
-
-    FIELD: bits of one, the sign above the number of one of NUMBERS magnitudes.
-    """
-    # The first half of the fields from bit 0 on, the others from 16: a shift brings a pair to the bottoms of halves.
-    if COUNT * FIELD < 32:
-        HALF: tl.constexpr = COUNT // 2 * FIELD
-        b_word = b_word >> (first * FIELD)
-        b_word = (b_word & ((1 << HALF) - 1)) | ((b_word >> HALF) & ((1 << HALF) - 1)) << 16
-    b_code = b_word
-    for step in tl.static_range(1, 5):
-        if COUNT >> step > 1:
-            b_code = tl.join(b_code, b_code >> (FIELD * (COUNT >> (step + 1))))
-    b_code = tl.reshape(b_code, (b_word.shape[0], b_word.shape[1], b_word.shape[2], COUNT // 2))
+def _by_bits(p_table, b_norm, b_word, SIGN: tl.constexpr, NUMBERS: tl.constexpr):
+    """Words of eight codes of one of NUMBERS magnitudes, its sign at bit SIGN: int32 [n, W, S] -> fp16 [n, W, S, 8]."""
+    b_code = tl.join(b_word, b_word >> 8)
+    b_code = tl.join(b_code, b_code >> 4)
+    b_code = tl.reshape(b_code, (b_word.shape[0], b_word.shape[1], b_word.shape[2], 4))
     if NUMBERS == 8:
         b_upper = _one_of_four(p_table, b_norm, b_code, 4)
         b_pair = _chosen(_one_of_four(p_table, b_norm, b_code, 0), b_upper, b_code, 2)
@@ -111,8 +101,8 @@ def _by_bits(p_table, b_norm, b_word, first, FIELD: tl.constexpr, COUNT: tl.cons
         b_pair = _one_of_four(p_table, b_norm, b_code, 0)
     else:
         b_pair = _one_of_two(p_table, b_norm, b_code, 0)
-    b_half = halves(b_pair ^ (b_code << (16 - FIELD) & -0x7FFF8000))
-    return tl.reshape(tl.permute(b_half, (0, 1, 2, 4, 3)), (b_word.shape[0], b_word.shape[1], b_word.shape[2], COUNT))
+    b_half = halves(b_pair ^ (b_code << (15 - SIGN) & -0x7FFF8000))
+    return tl.permute(b_half, (0, 1, 2, 4, 3))
 
 
 @triton.jit
@@ -124,48 +114,35 @@ def _permuted(b_first, b_second, b_places):
 
 
 @triton.jit
-def _bytes(p_table, b_norm, FIRST: tl.constexpr):
-    """Low and high bytes of four magnitudes from number FIRST on, two int32 [n, 1, 1, 1]."""
+def _bytes(p_table, b_norm, FIRST: tl.constexpr, NUMBERS: tl.constexpr):
+    """Low and high bytes of four magnitudes from number FIRST on, or of two and their negatives: int32 [n, 1, 1, 1]."""
     b_0, b_1 = _bits(p_table, b_norm, FIRST), _bits(p_table, b_norm, FIRST + 1)
-    b_2, b_3 = _bits(p_table, b_norm, FIRST + 2), _bits(p_table, b_norm, FIRST + 3)
+    if NUMBERS == 2:
+        b_2, b_3 = b_0 | 0x8000, b_1 | 0x8000
+    else:
+        b_2, b_3 = _bits(p_table, b_norm, FIRST + 2), _bits(p_table, b_norm, FIRST + 3)
     b_low = (b_0 & 255) | (b_1 & 255) << 8 | (b_2 & 255) << 16 | b_3 << 24
     return b_low, b_0 >> 8 | (b_1 >> 8) << 8 | (b_2 >> 8) << 16 | (b_3 >> 8) << 24
 
 
 @triton.jit
 def _by_permutation(p_table, b_norm, b_word, NUMBERS: tl.constexpr):
-    """As `_by_bits`, all eight fields of four bits and four or eight magnitudes, by byte permutations of NVIDIA: values
-    fp16 [n, 8, S, W].
+    """As `_by_bits`, the sign next above the number, by byte permutations of NVIDIA.
 
-    Eight bytes to choose from are four magnitudes with their negatives, whose sign is at bit 2 of a field, or eight.
-    Fields of two neighbouring words take turns, so that four lookups are two pairs of neighbouring values.
+    Eight bytes to choose from are two or four magnitudes with their negatives, or eight.
     """
-    b_low, b_high = _bytes(p_table, b_norm, 0)
-    N: tl.constexpr = b_word.shape[0]
-    W: tl.constexpr = b_word.shape[1]
-    S: tl.constexpr = b_word.shape[2]
-    b_one, b_other = tl.split(tl.permute(tl.reshape(b_word, (N, W // 2, 2, S)), (0, 1, 3, 2)))
-    b_even = (b_one & 0x0F0F0F0F) | ((b_other << 4) & -0x0F0F0F10)
-    b_odd = ((b_one >> 4) & 0x0F0F0F0F) | (b_other & -0x0F0F0F10)
-    # Fields 0 2 4 6 and 1 3 5 7 of both words; then the first two and the last two of them.
-    b_eight = tl.join(b_even, b_odd)
-    if NUMBERS == 4:
-        b_four = tl.join(b_eight, b_eight >> 16)
-        b_low, b_high = b_low[:, :, :, :, None], b_high[:, :, :, :, None]
+    b_low, b_high = _bytes(p_table, b_norm, 0, NUMBERS)
+    if NUMBERS < 8:
+        b_four = tl.join(b_word, b_word >> 16)
         b_low = _permuted(b_low, b_low, b_four)
         b_high = _permuted(b_high, b_high ^ -0x7F7F7F80, b_four)
     else:
-        b_more_low, b_more_high = _bytes(p_table, b_norm, 4)
-        b_low, b_high = b_low[:, :, :, :, None], b_high[:, :, :, :, None]
-        b_more_low, b_more_high = b_more_low[:, :, :, :, None], b_more_high[:, :, :, :, None]
-        b_number, b_sign = b_eight & 0x77777777, (b_eight >> 3) & 0x11111111
+        b_more_low, b_more_high = _bytes(p_table, b_norm, 4, NUMBERS)
+        b_number, b_sign = b_word & 0x77777777, (b_word >> 3) & 0x11111111
         b_number, b_sign = tl.join(b_number, b_number >> 16), tl.join(b_sign, b_sign >> 16)
         b_low = _permuted(b_low, b_more_low, b_number)
         b_high = _permuted(b_high, b_more_high, b_number) ^ _permuted(0x8000, 0, b_sign)
-    b_pair = tl.join(_permuted(b_low, b_high, 0x5140), _permuted(b_low, b_high, 0x7362))
-    # [n, W / 2, S, odd, last two, second, word], the number of a field being 4 last + 2 second + odd.
-    b_half = tl.permute(halves(b_pair), (0, 4, 5, 3, 2, 1, 6))
-    return tl.reshape(b_half, (N, 8, S, W))
+    return halves(tl.join(_permuted(b_low, b_high, 0x5140), _permuted(b_low, b_high, 0x7362)))
 
 
 @triton.jit
@@ -173,22 +150,20 @@ def load_coordinates(fields, base, b_rows, m_rows, start, WIDTH: tl.constexpr, D
     """See `Codec.load`. fields: norm, codes, signs or None, table."""
     p_norm, p_codes, p_signs, p_table = fields
     N: tl.constexpr = rows_of(p_norm, b_rows)
-    W: tl.constexpr = D * (BITS // 2 * 2) // 32
-    FIELD: tl.constexpr = 2 if BITS == 2 else 4
-    SIDES: tl.constexpr = 2 if BITS == 3 else 1
-    COUNT: tl.constexpr = WIDTH // W // SIDES
-    PERMUTES: tl.constexpr = BITS > 2 and WIDTH == D and on_nvidia()
+    CODES: tl.constexpr = 8 if BITS == 4 else 16
+    NUMBERS: tl.constexpr = 1 << (BITS - 1)
     b_norm = _load_norms(p_norm, base, b_rows, m_rows)
-    b_word = load_words(p_codes, base, b_rows, m_rows, 0, W, W)
+    b_word = load_words(p_codes, base, b_rows, m_rows, start // CODES, WIDTH // CODES, D // CODES, 4, CODES, 4 * CODES)
     if BITS == 3:
-        b_sign = load_along(p_signs, base, b_rows, m_rows, 0, W // 2, W // 2)
-        b_word = _with_signs(b_word, b_sign, 2 if PERMUTES else 3)
-    b_word = tl.reshape(b_word, (N, W, SIDES))
-    if PERMUTES:
-        b_half = _by_permutation(p_table, b_norm, b_word, 1 << (BITS - 1))
+        b_sign = load_along(p_signs, base, b_rows, m_rows, start // 32, WIDTH // 32, D // 32)
+        b_word = _with_signs(b_word, b_sign, 2 if on_nvidia() else 3)
+    elif BITS == 2:
+        b_word = tl.join(b_word, b_word >> 2) & 0x33333333
+    b_word = tl.reshape(b_word, (N, WIDTH // CODES, CODES // 8))
+    if on_nvidia():
+        b_half = _by_permutation(p_table, b_norm, b_word, NUMBERS)
     else:
-        b_half = _by_bits(p_table, b_norm, b_word, start // (W * SIDES), FIELD, COUNT, 1 << (BITS - 1))
-        b_half = tl.permute(b_half, (0, 3, 2, 1))
+        b_half = _by_bits(p_table, b_norm, b_word, 1 if BITS == 2 else 3, NUMBERS)
     return tl.reshape(b_half, (N, WIDTH))
 
 
@@ -228,20 +203,20 @@ def store_coordinates(fields, row, b_x, D: tl.constexpr, BITS: tl.constexpr):
 @triton.jit
 def _store_signs(p_field, row, b_x, D: tl.constexpr):
     """As `cache.sphere._pack_signs`."""
-    WORDS: tl.constexpr = D // 32
-    b_x = tl.reshape(tl.permute(tl.reshape(b_x, (16, WORDS, 2)), (1, 0, 2)), (WORDS, 32))
-    # In a row: field i, then the word of two.
-    o_sign = tl.arange(0, 32)
-    o_place = o_sign // 4 * 4 + o_sign // 2 % 2 + o_sign % 2 * 2
-    tl.store(p_field + row * WORDS + tl.arange(0, WORDS), tl.sum(b_x << o_place[None, :], 1))
+    # Of 32 values, the word of two, then the even or odd fields, then which of these.
+    o_value = tl.arange(0, 32)
+    o_place = o_value % 8 * 4 + o_value // 8 % 2 + o_value // 16 * 2
+    b_word = tl.sum(tl.reshape(b_x, (D // 32, 32)) << o_place[None, :], 1)
+    tl.store(p_field + row * (D // 32) + tl.arange(0, D // 32), b_word)
 
 
 @triton.jit
-def _store_words(p_field, row, b_x, BITS: tl.constexpr, FIELDS: tl.constexpr, D: tl.constexpr):
-    """As `cache.words.pack`, of whole numbers [D]."""
-    W: tl.constexpr = D // FIELDS
-    b_word = tl.sum(tl.reshape(b_x, (FIELDS, W)) << (tl.arange(0, FIELDS) * BITS)[:, None], 0)
-    tl.store(p_field + row * W + tl.arange(0, W), b_word.to(p_field.dtype.element_ty))
+def _store_words(p_field, row, b_x, BITS: tl.constexpr, CODES: tl.constexpr, D: tl.constexpr):
+    """Words of CODES codes each, of whole numbers [D]."""
+    o_value = tl.arange(0, CODES)
+    o_place = (o_value % 8 * (CODES // 8) + o_value // 8) * BITS
+    b_word = tl.sum(tl.reshape(b_x, (D // CODES, CODES)) << o_place[None, :], 1)
+    tl.store(p_field + row * (D // CODES) + tl.arange(0, D // CODES), b_word.to(p_field.dtype.element_ty))
 
 
 def tables(bits: int, head_dim: int, device: str) -> tuple[Tensor, ...]:

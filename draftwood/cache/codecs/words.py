@@ -6,10 +6,13 @@ halves that are loaded one by one are waited for in every step.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import triton
 import triton.language as tl
+
+from draftwood.kernels.codec import exchanged, tile_layout
 
 
 def on_nvidia(_semantic: Any = None) -> Any:
@@ -33,7 +36,7 @@ def rows_of(field: Any, b_rows: Any, _semantic: Any = None) -> Any:
 
 
 def tile_as(tile: Any, dtype: Any, per_word: Any, per_four: Any, _semantic: Any = None, _generator: Any = None) -> Any:
-    """A tile [n, W] as words of `dtype`, in lanes that then store their halves without conflicts.
+    """A tile [n, W] as words of `dtype`, in lanes that read them, and then store their halves, without conflicts.
 
     per_word, per_four: how many values further the next word, and the fourth word from here, begin.
     """
@@ -43,37 +46,55 @@ def tile_as(tile: Any, dtype: Any, per_word: Any, per_four: Any, _semantic: Any 
     n, width = tile.shape
     width = width * tile.dtype.primitive_bitwidth // dtype.primitive_bitwidth
     if tile.dtype != dtype:
-        tile = _semantic.memdesc_reinterpret(tile, dtype, [n, width], tile.layout)
-    layout = without_conflicts(n, width, per_word, per_four, _semantic.num_warps(_generator).value)
+        tile = _semantic.memdesc_reinterpret(tile, dtype, [n, width], tile_layout(dtype, width))
+    warps = _semantic.num_warps(_generator).value
+    layout = without_conflicts(n, width, dtype.primitive_bitwidth // 8, per_word, per_four, warps)
     return _semantic.shared_load(tile, gl.DistributedLinearLayout(*layout, [], [n, width]))
 
 
 def without_conflicts(
-    n: int, width: int, per_word: int, per_four: int, warps: int
+    n: int, width: int, size: int, per_word: int, per_four: int, warps: int
 ) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
     """What each bit of a register's, a lane's and a warp's number adds to row and word, for `tile_as`.
 
-    A lane has words of eight neighbouring values, and eight lanes store together, 16 bytes of halves each. The rows of
-    halves are cut to 128 bytes, in which 16-byte places are exchanged by the low bits of the row's number (the swizzle
-    of an operand of wgmma). So that the eight have all places, each of three bits of a lane's number changes one bit
-    of the place: by a word where one does, otherwise by a row.
+    A lane has words of `size` bytes for eight neighbouring values, and eight lanes store together, 16 bytes of halves
+    each. The rows of halves are cut to 128 bytes, in which 16-byte places are exchanged by the low bits of the row's
+    number (the swizzle of an operand of wgmma). So that the eight have all places, each of three bits of a lane's
+    number changes one bit of the place: by a word where one does, otherwise by a row, and by a row too where lanes that
+    read together would meet in a bank. Of a small tile several lanes or warps have the same words.
     """
+    alike, ways = exchanged(width * size)
+
+    def differ(bits: list[list[int]]) -> bool:
+        """Whether all sums of bits lie in bytes of their own, of 128."""
+        span = {0}
+        for row, word in bits:
+            byte = (row * width * size ^ word * size ^ row // alike % ways * 16) % 128
+            if byte in span:
+                return False
+            span |= {byte ^ other for other in span}
+        return True
+
     bits = range(width.bit_length() - 1)
     values = {1 << bit: (per_word << bit if bit < 2 else per_four << (bit - 2)) for bit in bits}
-    rows = [1 << bit for bit in range(n.bit_length() - 1)]
-    registers = [[0, word] for word in values if values[word] < 8]
-    left = [word for word in values if values[word] >= 8]
-    lanes = []
-    while len(registers) > (n * width // (32 * warps)).bit_length() - 1:  # Sixteen lanes then store half as much each.
-        lanes.append(registers.pop())
-    for place in (1, 2, 4):
-        word = next((word for word in left if values[word] == 8 * place), None)
-        lanes.append([0, word] if word else [place, 0])
-        left.remove(word) if word else rows.remove(place)
-    while len(lanes) < 5:
-        lanes.append([0, left.pop(0)] if left else [rows.pop(0), 0])
-    across = [[rows.pop(0), 0] for _ in range(warps.bit_length() - 1)]
-    return registers + [[0, word] for word in left] + [[row, 0] for row in rows], lanes, across
+    registers = [[0, word] for word in values if values[word] < 8] or [[0, word] for word in values if word * size < 16]
+    left = [[0, word] for word in values if [0, word] not in registers]
+    rows = [[1 << bit, 0] for bit in range(n.bit_length() - 1)]
+    halved = []
+    while len(registers) > max(1, (n * width // (32 * warps)).bit_length() - 1):  # Sixteen lanes store half as much.
+        halved.append(registers.pop())
+    at_once = registers[: (16 // size).bit_length() - 1]
+    choices = [[*(bit for bit in left if values[bit[1]] == 8 * place), [place, 0]] for place in (1, 2, 4)]
+    lanes = [*next(places for places in itertools.product(*choices) if differ([*at_once, *places])), *halved]
+    # Lanes with many values of a word have one row, of whose levels they make a table.
+    more = [bit for bit in (left + rows if per_word < 8 else rows + left) if bit not in lanes]
+    while len(lanes) < 5 and more:
+        lanes.append(next((bit for bit in more if differ([*at_once, *lanes, bit])), more[0]))
+        more.remove(lanes[-1])
+    none, needed = [[0, 0]] * 5, warps.bit_length() - 1
+    across = [*(bit for bit in more if bit in rows), *(bit for bit in reversed(more) if bit in left)][:needed]
+    own = registers + [bit for bit in more if bit not in across]
+    return own, (lanes + none)[:5], (across + none)[:needed]
 
 
 def tile_of(tile: Any, _semantic: Any = None) -> Any:

@@ -4,9 +4,9 @@
 Letters: R nodes, H query heads, G KV heads, D head dim, C committed rows. A state is that of an online softmax over
 some positions: the largest score, the sum of the weights and the weighted sum of the values, both relative to it.
 
-A program has *decoders*, which copy blocks of rows as they are kept, turn them into halves and put these where wgmma
-reads them, and *consumers*, a warpgroup for 64 query rows. Barriers pass a place from one to the other: `full` when it
-holds a block, `free` when the products with it are done.
+A program has *decoders* of keys and of values, which copy blocks of rows as they are kept, turn them into halves and
+put these where wgmma reads them, and *consumers*, a warpgroup for 64 query rows. Barriers pass a place from one to the
+other: `full` when it holds a block, `free` when the products with it are done.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from draftwood.kernels._math import power
 from draftwood.kernels.attention.chunks_triton import chunk_of, start_of
-from draftwood.kernels.codec import KeptRows
+from draftwood.kernels.codec import KeptRows, tile_layout
 
 MIN_WIDTH, MAX_WIDTH = 64, 256
 """D: less is no row of shared memory as wgmma reads it, more is no accumulator."""
@@ -37,7 +37,7 @@ MIN_WIDTH, MAX_WIDTH = 64, 256
 _SHARED = 227 << 10
 """Bytes of shared memory that a program may have."""
 
-_BARRIERS = 64
+_BARRIERS = 96
 """Bytes of it, at most, for barriers."""
 
 
@@ -81,11 +81,13 @@ def _copy(p_field, tile, base, at, stop, C, staging, p_path, PATH: gl.constexpr)
 
 
 @gluon.jit
-def _copy_wide(tensors, tiles, base, at, stop, C, staging, p_path, FIELDS: gl.constexpr, PATH: gl.constexpr):
+def _copy_wide(
+    tensors, tiles, place, base, at, stop, C, staging, p_path, FIELDS: gl.constexpr, PATH: gl.constexpr,
+):  # fmt: skip
     """All fields but those of one number a row."""
     for number in gl.static_range(FIELDS):
-        if len(tiles[number].shape) == 2:
-            _copy(tensors[number], tiles[number], base, at, stop, C, staging, p_path, PATH)
+        if len(tiles[number].shape) == 3:
+            _copy(tensors[number], tiles[number].index(place), base, at, stop, C, staging, p_path, PATH)
     async_copy.commit_group()
 
 
@@ -101,91 +103,125 @@ def _value(constant: Any) -> Any:
     return getattr(constant, "value", constant)
 
 
-def _tiles(tensors: Any, widths: Any, keys: Any, _semantic: Any = None) -> Any:
-    """A codec's tensors with room in shared memory for `keys` rows of its fields, which have so many numbers a row."""
+def _tiles(tensors: Any, widths: Any, number: Any, rows: Any, _semantic: Any = None) -> Any:
+    """A codec's tensors with room in shared memory for `number` tiles of `rows` rows of each field, which have so many
+    numbers a row."""
     made = []
     for tensor, width in zip(tensors, _value(widths), strict=False):
-        shape = [_value(keys), _value(width)][: 1 if _value(width) == 1 else 2]
-        layout = gl.SwizzledSharedLayout(1, 1, 1, [*reversed(range(len(shape)))])
-        made.append(_semantic.allocate_shared(tensor.dtype.element_ty, shape, layout, None))
+        dtype, shape = tensor.dtype.element_ty, [_value(number), _value(rows)]
+        if _value(width) == 1:
+            layout = gl.SwizzledSharedLayout(1, 1, 1, [0])
+        else:
+            shape, layout = [*shape, _value(width)], tile_layout(dtype, _value(width))
+        made.append(_semantic.allocate_shared(dtype, shape, layout, None))
     tables = [tensor for tensor in list(tensors)[len(made) :] if _value(tensor) is not None]
     return gl.tuple([*made, *tables])
 
 
-def _with_tables(tiles: Any, fields: Any, entries: Any, _semantic: Any = None) -> Any:
-    """Tiles with the tables behind them read into registers, `entries` numbers each."""
+def _tables(tiles: Any, fields: Any, entries: Any, _semantic: Any = None) -> Any:
+    """The tables behind tiles, read into registers, `entries` numbers each."""
     tables = []
     for table in list(tiles)[_value(fields) :]:
         places = [_semantic.add(table, _semantic.to_tensor(place), True) for place in range(_value(entries))]
         loads = (_semantic.load(place, None, None, (), "", "", "", False) for place in places)
         tables.append(gl.tuple([*loads]))
-    return gl.tuple([*list(tiles)[: _value(fields)], *tables])
+    return gl.tuple(tables)
 
 
-_tiles.__triton_builtin__ = _with_tables.__triton_builtin__ = True  # type: ignore[attr-defined]
+def _of_tile(tiles: Any, tables: Any, fields: Any, place: Any, _semantic: Any = None) -> Any:
+    """What a codec's load takes: a tile of each field, and the tables."""
+    indexed = [_semantic.memdesc_index(tile, place) for tile in list(tiles)[: _value(fields)]]
+    return gl.tuple([*indexed, *tables])
+
+
+for _function in (_tiles, _tables, _of_tile):
+    setattr(_function, "__triton_builtin__", True)  # noqa: B010
 
 
 @gluon.jit
 def _decode(
     tensors, tiles, rows, full, free, base, first, stop, C, staging, p_path, LOAD: gl.constexpr, FIELDS: gl.constexpr,
-    PATH: gl.constexpr, block,
+    ENTRIES: gl.constexpr, PATH: gl.constexpr,
 ):  # fmt: skip
-    """Block number `block` of the keys or values, copied before, into its place; the copy of the next one begins."""
+    """The decoders' part: all blocks of the keys or of the values, copied as many ahead as there are tiles."""
     STAGES: gl.constexpr = rows.shape[0]
     KEYS: gl.constexpr = rows.shape[1]
     D: gl.constexpr = rows.shape[2]
-    NORMS: gl.constexpr = len(tiles[0].shape) == 1
-    at = first + (block + 1) * KEYS
-    if NORMS:
-        b_norm = _load_norms(tensors[0], base, at, stop, C, staging, p_path, KEYS, PATH)
-    async_copy.wait_group(1)
-    mbarrier.wait(free.index(block % STAGES), (block // STAGES & 1) ^ 1)
-    rows.index(block % STAGES).store(LOAD(tiles, 0, None, None, 0, D, D))
-    fence_async_shared()
-    mbarrier.arrive(full.index(block % STAGES), count=1)
-    if NORMS:
-        tiles[0].store(b_norm)
-    _copy_wide(tensors, tiles, base, at, stop, C, staging, p_path, FIELDS, PATH)
-
-
-@gluon.jit
-def _decode_all(
-    keys, values, k_tiles, v_tiles, k, v, k_full, k_free, v_full, v_free, base, first, stop, C, staging, p_path,
-    LOAD_K: gl.constexpr, LOAD_V: gl.constexpr, K_FIELDS: gl.constexpr, V_FIELDS: gl.constexpr,
-    K_ENTRIES: gl.constexpr, V_ENTRIES: gl.constexpr, PATH: gl.constexpr,
-):  # fmt: skip
-    """The decoders' part: all blocks, keys one ahead."""
-    KEYS: gl.constexpr = k.shape[1]
-    blocks = (stop - first + KEYS - 1) // KEYS
-    if len(k_tiles[0].shape) == 1:
-        k_tiles[0].store(_load_norms(keys[0], base, first, stop, C, staging, p_path, KEYS, PATH))
-    if len(v_tiles[0].shape) == 1:
-        v_tiles[0].store(_load_norms(values[0], base, first, stop, C, staging, p_path, KEYS, PATH))
-    _copy_wide(keys, k_tiles, base, first, stop, C, staging, p_path, K_FIELDS, PATH)
-    _copy_wide(values, v_tiles, base, first, stop, C, staging, p_path, V_FIELDS, PATH)
-    k_tiles = _with_tables(k_tiles, K_FIELDS, K_ENTRIES)
-    v_tiles = _with_tables(v_tiles, V_FIELDS, V_ENTRIES)
-    _decode(keys, k_tiles, k, k_full, k_free, base, first, stop, C, staging, p_path, LOAD_K, K_FIELDS, PATH, 0)
-    for block in range(blocks):
-        _decode(
-            values, v_tiles, v, v_full, v_free, base, first, stop, C, staging, p_path, LOAD_V, V_FIELDS, PATH, block
-        )
-        if block + 1 < blocks:
-            _decode(
-                keys, k_tiles, k, k_full, k_free, base, first, stop, C, staging, p_path, LOAD_K, K_FIELDS, PATH,
-                block + 1,
-            )  # fmt: skip
+    PART: gl.constexpr = tiles[0].shape[1]
+    PARTS: gl.constexpr = KEYS // PART
+    AHEAD: gl.constexpr = tiles[0].shape[0] // PARTS
+    NORMS: gl.constexpr = len(tiles[0].shape) == 2
+    tables = _tables(tiles, FIELDS, ENTRIES)
+    for part in gl.static_range(AHEAD * PARTS):
+        if NORMS:
+            b_norm = _load_norms(tensors[0], base, first + part * PART, stop, C, staging, p_path, PART, PATH)
+            tiles[0].index(part).store(b_norm)
+        _copy_wide(tensors, tiles, part, base, first + part * PART, stop, C, staging, p_path, FIELDS, PATH)
+    for block in range((stop - first + KEYS - 1) // KEYS):
+        mbarrier.wait(free.index(block % STAGES), (block // STAGES & 1) ^ 1)
+        for part in gl.static_range(PARTS):
+            place, at = block % AHEAD * PARTS + part, first + (block + AHEAD) * KEYS + part * PART
+            if NORMS:
+                b_norm = _load_norms(tensors[0], base, at, stop, C, staging, p_path, PART, PATH)
+            async_copy.wait_group(AHEAD * PARTS - 1)
+            b_part = LOAD(_of_tile(tiles, tables, FIELDS, place), 0, None, None, 0, D, D)
+            rows.index(block % STAGES).slice(part * PART, PART).store(b_part)
+            if part == PARTS - 1:
+                fence_async_shared()
+                mbarrier.arrive(full.index(block % STAGES), count=1)
+            if NORMS:
+                tiles[0].index(place).store(b_norm)
+            _copy_wide(tensors, tiles, place, base, at, stop, C, staging, p_path, FIELDS, PATH)
     async_copy.wait_group(0)
 
 
 @gluon.jit
-def _score(q, k, k_full, block):
-    """The product of the queries and the keys of a block, in flight."""
+def _copy_halves(tensors, rows, full, free, base, first, stop, C, staging, p_path, PATH: gl.constexpr):
+    """As `_decode`, of rows that are kept as halves: they are copied to where wgmma reads them."""
+    STAGES: gl.constexpr = rows.shape[0]
+    KEYS: gl.constexpr = rows.shape[1]
+    AHEAD: gl.constexpr = STAGES - 1
+    blocks = (stop - first + KEYS - 1) // KEYS
+    for block in range(blocks + AHEAD):
+        if block < blocks:
+            mbarrier.wait(free.index(block % STAGES), (block // STAGES & 1) ^ 1)
+            _copy(tensors[0], rows.index(block % STAGES), base, first + block * KEYS, stop, C, staging, p_path, PATH)
+        async_copy.commit_group()
+        if block >= AHEAD:
+            async_copy.wait_group(AHEAD)
+            fence_async_shared()
+            mbarrier.arrive(full.index((block - AHEAD) % STAGES), count=1)
+    async_copy.wait_group(0)
+
+
+@gluon.jit
+def _provide(
+    tensors, tiles, rows, full, free, base, first, stop, C, staging, p_path, LOAD: gl.constexpr, FIELDS: gl.constexpr,
+    ENTRIES: gl.constexpr, PATH: gl.constexpr,
+):  # fmt: skip
+    """All blocks of the keys or of the values, by what they are kept as."""
+    if LOAD is None:
+        _copy_halves(tensors, rows, full, free, base, first, stop, C, staging, p_path, PATH)
+    else:
+        _decode(tensors, tiles, rows, full, free, base, first, stop, C, staging, p_path, LOAD, FIELDS, ENTRIES, PATH)
+
+
+@gluon.jit
+def _score(b_held, q, k, k_full, block):
+    """The product of the queries and the keys of a block, in flight; b_held: the first half of a query's values, if
+    held in registers."""
     STAGES: gl.constexpr = k.shape[0]
+    HALF: gl.constexpr = q.shape[1] // 2
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, k.shape[1], 16])
     b_zero = gl.full([q.shape[0], k.shape[1]], 0.0, gl.float32, SCORES)
     mbarrier.wait(k_full.index(block % STAGES), block // STAGES & 1)
-    return warpgroup_mma(q, k.index(block % STAGES).permute([1, 0]), b_zero, use_acc=False, is_async=True)
+    keys = k.index(block % STAGES)
+    if b_held is None:
+        return warpgroup_mma(q, keys.permute([1, 0]), b_zero, use_acc=False, is_async=True)
+    else:
+        first, second = keys.slice(0, HALF, 1).permute([1, 0]), keys.slice(HALF, HALF, 1).permute([1, 0])
+        b_s = warpgroup_mma(b_held, first, b_zero, use_acc=False, is_async=True)
+        return warpgroup_mma(q.slice(HALF, HALF, 1), second, b_s, is_async=True)
 
 
 @gluon.jit
@@ -245,13 +281,19 @@ def _attend(
         b_sum = gl.full([ROWS], 0.0, gl.float32, OF_ROW)
         b_mix = gl.full([ROWS, D], 0.0, gl.float32, MIX)
     blocks = (stop - first + KEYS - 1) // KEYS
-    b_s = warpgroup_mma_wait(0, [_score(q, k, k_full, 0)])
+    # A single consumer has registers left: each product then reads half as much of the queries from shared memory.
+    if not PATH and gl.num_warps() == 4 and D >= 128:
+        SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
+        b_held = q.slice(0, D // 2, 1).load(gl.DotOperandLayout(0, SCORES, 2))
+    else:
+        b_held = None
+    b_s = warpgroup_mma_wait(0, [_score(b_held, q, k, k_full, 0)])
     mbarrier.arrive(k_free.index(0), count=1)
     b_half, b_keep, b_top, b_sum = _weigh(b_s, b_factor, b_top, b_sum, first, stop, PATH, WEIGHTS)
     b_mix = b_mix * gl.convert_layout(b_keep, OF_MIX)[:, None]
     for block in range(1, blocks):
         last = block - 1
-        scores = _score(q, k, k_full, block)
+        scores = _score(b_held, q, k, k_full, block)
         mix = _add_values(b_half, b_mix, v, v_full, last)
         b_s = warpgroup_mma_wait(1, [scores])
         mbarrier.arrive(k_free.index(block % K_STAGES), count=1)
@@ -285,8 +327,8 @@ def _continue(
     p_q, p_mixes, p_sums, scale, begin, end, begun, group, keys, values, base, first, stop, C, staging, p_path,
     LOAD_K: gl.constexpr, LOAD_V: gl.constexpr, K_WIDTHS: gl.constexpr, V_WIDTHS: gl.constexpr,
     K_ENTRIES: gl.constexpr, V_ENTRIES: gl.constexpr, H: gl.constexpr, G: gl.constexpr, ROWS: gl.constexpr,
-    KEYS: gl.constexpr, D: gl.constexpr, K_STAGES: gl.constexpr, V_STAGES: gl.constexpr, DECODERS: gl.constexpr,
-    REGISTERS: gl.constexpr, PATH: gl.constexpr,
+    KEYS: gl.constexpr, PART: gl.constexpr, D: gl.constexpr, K_STAGES: gl.constexpr, V_STAGES: gl.constexpr,
+    AHEAD: gl.constexpr, DECODERS: gl.constexpr, REGISTERS: gl.constexpr, PATH: gl.constexpr,
 ):  # fmt: skip
     """States of query rows begin .. end-1, ROWS at most, over positions first .. stop-1.
 
@@ -299,7 +341,8 @@ def _continue(
     MIX: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, D, 16])
     HALVES: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     QUERIES: gl.constexpr = gl.BlockedLayout([1, 4], [32 * 4 // min(D, 128), min(D, 128) // 4], [WARPS, 1], [1, 0])
-    k_tiles, v_tiles = _tiles(keys, K_WIDTHS, KEYS), _tiles(values, V_WIDTHS, KEYS)
+    PARTS: gl.constexpr = AHEAD * KEYS // PART
+    k_tiles, v_tiles = _tiles(keys, K_WIDTHS, PARTS, PART), _tiles(values, V_WIDTHS, PARTS, PART)
     q = gl.allocate_shared_memory(gl.float16, [ROWS, D], HALVES)
     k = gl.allocate_shared_memory(gl.float16, [K_STAGES, KEYS, D], HALVES)
     v = gl.allocate_shared_memory(gl.float16, [V_STAGES, KEYS, D], HALVES)
@@ -321,13 +364,17 @@ def _continue(
                 p_mixes, p_sums, b_factor, begin, end, begun, q, k, v, k_full, k_free, v_full, v_free, first, stop,
                 PATH,
             )),
-            (_decode_all, (
-                keys, values, k_tiles, v_tiles, k, v, k_full, k_free, v_full, v_free, base, first, stop, C, staging,
-                p_path, LOAD_K, LOAD_V, len(K_WIDTHS), len(V_WIDTHS), K_ENTRIES, V_ENTRIES, PATH,
+            (_provide, (
+                keys, k_tiles, k, k_full, k_free, base, first, stop, C, staging, p_path, LOAD_K, len(K_WIDTHS),
+                K_ENTRIES, PATH,
+            )),
+            (_provide, (
+                values, v_tiles, v, v_full, v_free, base, first, stop, C, staging, p_path, LOAD_V, len(V_WIDTHS),
+                V_ENTRIES, PATH,
             )),
         ],
-        [DECODERS],
-        [REGISTERS],
+        [DECODERS, DECODERS],
+        [REGISTERS, REGISTERS],
     )  # fmt: skip
     _forget(k_full)
     _forget(k_free)
@@ -347,8 +394,8 @@ def _bulk(
     plane_rows,
     LOAD_K: gl.constexpr, LOAD_V: gl.constexpr, K_WIDTHS: gl.constexpr, V_WIDTHS: gl.constexpr,
     K_ENTRIES: gl.constexpr, V_ENTRIES: gl.constexpr, H: gl.constexpr, G: gl.constexpr, ROWS: gl.constexpr,
-    KEYS: gl.constexpr, D: gl.constexpr, K_STAGES: gl.constexpr, V_STAGES: gl.constexpr, DECODERS: gl.constexpr,
-    REGISTERS: gl.constexpr, SECOND: gl.constexpr,
+    KEYS: gl.constexpr, PART: gl.constexpr, D: gl.constexpr, K_STAGES: gl.constexpr, V_STAGES: gl.constexpr,
+    AHEAD: gl.constexpr, DECODERS: gl.constexpr, REGISTERS: gl.constexpr, SECOND: gl.constexpr,
 ):  # fmt: skip
     """As `triton._bulk`, from query row `begin` on. What comes after may begin while it ends; where it begins itself
     while the first of two launches ends, it ends after that, so that what waits for this has waited for both."""
@@ -363,8 +410,8 @@ def _bulk(
         _continue(
             p_q, p_mixes + state * D, p_sums + state * 2, scale, begin + tile * ROWS, all_rows, False, group,
             (p_k0, p_k1, p_k2, p_k3), (p_v0, p_v1, p_v2, p_v3), group.to(gl.int64) * plane_rows, first, stop, 0, 0,
-            p_committed, LOAD_K, LOAD_V, K_WIDTHS, V_WIDTHS, K_ENTRIES, V_ENTRIES, H, G, ROWS, KEYS, D, K_STAGES,
-            V_STAGES, DECODERS, REGISTERS, False,
+            p_committed, LOAD_K, LOAD_V, K_WIDTHS, V_WIDTHS, K_ENTRIES, V_ENTRIES, H, G, ROWS, KEYS, PART, D,
+            K_STAGES, V_STAGES, AHEAD, DECODERS, REGISTERS, False,
         )  # fmt: skip
         if SECOND:
             gdc_wait()
@@ -376,8 +423,8 @@ def _tail(
     all_rows, plane_rows, staging, path_stride,
     LOAD_K: gl.constexpr, LOAD_V: gl.constexpr, K_WIDTHS: gl.constexpr, V_WIDTHS: gl.constexpr,
     K_ENTRIES: gl.constexpr, V_ENTRIES: gl.constexpr, H: gl.constexpr, G: gl.constexpr, ROWS: gl.constexpr,
-    KEYS: gl.constexpr, D: gl.constexpr, K_STAGES: gl.constexpr, V_STAGES: gl.constexpr, DECODERS: gl.constexpr,
-    REGISTERS: gl.constexpr,
+    KEYS: gl.constexpr, PART: gl.constexpr, D: gl.constexpr, K_STAGES: gl.constexpr, V_STAGES: gl.constexpr,
+    AHEAD: gl.constexpr, DECODERS: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """As `triton._tail`. It begins while `_bulk` ends, and waits for it where it needs its states."""
     node, group = gl.program_id(0), gl.program_id(1)
@@ -394,25 +441,45 @@ def _tail(
             first > start_of(chunk), group, (p_k0, p_k1, p_k2, p_k3), (p_v0, p_v1, p_v2, p_v3),
             group.to(gl.int64) * plane_rows, first, gl.minimum(end, start_of(chunk + 1)), committed, staging,
             p_ancestors + node * path_stride, LOAD_K, LOAD_V, K_WIDTHS, V_WIDTHS, K_ENTRIES, V_ENTRIES, H, G, ROWS,
-            KEYS, D, K_STAGES, V_STAGES, DECODERS, REGISTERS, True,
+            KEYS, PART, D, K_STAGES, V_STAGES, AHEAD, DECODERS, REGISTERS, True,
         )  # fmt: skip
 
 
 def shape_of(keys: KeptRows, values: KeptRows, width: int, consumers: int) -> dict[str, int]:
     """Constants of a launch with 64 query rows for each of one or two consumers.
 
-    Consumers of 240 or 208 registers a lane leave room for eight decoding warps or for four, and narrow rows are not
-    enough for eight. Rows of float32 come in blocks of 32.
+    Consumers of 240 or 208 registers a lane leave room for eight decoding warps, half of them for keys, or for four.
+    Beside one consumer, blocks are copied two ahead where that leaves places for two of keys and one of values. Rows of
+    float32 come in blocks of 32. A part of a block is what decoders have registers for. Rows kept as halves are not
+    decoded, and a third place for them is a second block on its way.
     """
-    row = sum(field.shape[2] * field.element_size() for field in keys.fields + values.fields)
-    block = 32 if any(field.dtype == torch.float32 for field in keys.fields + values.fields) else 64
-    places = (_SHARED - _BARRIERS - consumers * 64 * width * 2 - block * row) // (block * width * 2)
-    decoders = 8 if consumers == 1 and width > 64 else 4
+    wide = any(field.dtype == torch.float32 for field in keys.fields + values.fields)
+    block, decoders = 32 if wide else 64, 4 // consumers
+    row = sum(
+        field.shape[2] * field.element_size() for kept in (keys, values) if kept.halves is None for field in kept.fields
+    )
+    room = _SHARED - _BARRIERS - consumers * 64 * width * 2
+    ahead, place = 2, block * width * 2
+    if consumers == 2 or room - ahead * block * row < 3 * place:
+        ahead = 1
+    places = (room - ahead * block * row) // place
+    most = [2 if kept.halves is None else 3 for kept in (keys, values)]
     return {
-        "ROWS": 64 * consumers, "KEYS": block, "D": width, "K_STAGES": 2 if places > 2 else 1,
-        "V_STAGES": 2 if places > 3 else 1, "DECODERS": decoders, "REGISTERS": 128 if decoders == 8 else 88,
-        "num_warps": 4 * consumers,
+        "ROWS": 64 * consumers, "KEYS": block, "PART": min(block, decoders * (8 if wide else 16)), "D": width,
+        "K_STAGES": min(places - places // 2, most[0]), "V_STAGES": min(places // 2, most[1]), "AHEAD": ahead,
+        "DECODERS": decoders, "REGISTERS": 128 if consumers == 1 else 88, "num_warps": 4 * consumers,
     }  # fmt: skip
+
+
+def codecs_of(keys: KeptRows, values: KeptRows) -> dict[str, Any]:
+    """Constants of all launches: how rows become halves, and nothing where they are kept as such."""
+    constants: dict[str, Any] = {}
+    for name, kept in (("K", keys), ("V", values)):
+        coded = kept.halves is None
+        constants[f"LOAD_{name}"] = kept.codec.load if coded else None
+        constants[f"{name}_WIDTHS"] = tuple(field.shape[2] for field in kept.fields) if coded else ()
+        constants[f"{name}_ENTRIES"] = sum(len(table) for table in kept.tables)
+    return constants
 
 
 def fill_states(
@@ -431,10 +498,7 @@ def fill_states(
     (nodes, heads, width), groups = q.shape, keys.heads
     rows = nodes * heads // groups
     planes = *keys.pointers, *values.pointers
-    options = {"LOAD_K": keys.codec.load, "LOAD_V": values.codec.load, "H": heads, "G": groups}
-    for name, kept in (("K", keys), ("V", values)):
-        options[f"{name}_WIDTHS"] = tuple(field.shape[2] for field in kept.fields)
-        options[f"{name}_ENTRIES"] = sum(len(table) for table in kept.tables)
+    options = {"H": heads, "G": groups, **codecs_of(keys, values)}
     # A rest of up to 64 rows is half the work of a program that has rows for two consumers.
     whole = 0 if rows <= 64 else rows // 128 * 128 if rows % 128 <= 64 else rows
     for begin, end, consumers in ((0, whole, 2), (whole, rows, 1)):

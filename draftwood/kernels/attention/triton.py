@@ -205,22 +205,20 @@ def _fold(
     row = node * HEADS + head % HEADS
     o_d = piece * COLUMNS + tl.arange(0, COLUMNS)
     count = chunk_of((tl.load(p_committed) + tl.load(p_depth + node)).to(tl.int32)) + 1
-    b_top = tl.full((CHUNKS,), -float("inf"), tl.float32)
-    for first in range(0, count, CHUNKS):
-        o_chunk = first + tl.arange(0, CHUNKS)
-        o_state = (o_chunk * G + head // HEADS).to(tl.int64) * all_rows + row
-        b_top = tl.maximum(b_top, tl.load(p_sums + o_state * 2, mask=o_chunk < count, other=-float("inf")))
-    top = tl.max(b_top, 0)
-    total = 0.0
+    top, total = -float("inf"), 0.0
     b_out = tl.zeros((COLUMNS,), tl.float32)
     for first in range(0, count, CHUNKS):
         o_chunk = first + tl.arange(0, CHUNKS)
         m_chunk = o_chunk < count
         o_state = (o_chunk * G + head // HEADS).to(tl.int64) * all_rows + row
-        b_weight = tl.exp2(tl.load(p_sums + o_state * 2, mask=m_chunk, other=-float("inf")) - top)
-        total += tl.sum(b_weight * tl.load(p_sums + o_state * 2 + 1, mask=m_chunk, other=0.0), 0)
+        b_top = tl.load(p_sums + o_state * 2, mask=m_chunk, other=-float("inf"))
+        b_sum = tl.load(p_sums + o_state * 2 + 1, mask=m_chunk, other=0.0)
         b_mix = tl.load(p_mixes + o_state[:, None] * D + o_d[None, :], mask=m_chunk[:, None], other=0.0)
-        b_out += tl.sum(b_weight[:, None] * b_mix, 0)
+        peak = tl.maximum(top, tl.max(b_top, 0))
+        b_weight, keep = tl.exp2(b_top - peak), tl.exp2(top - peak)
+        total = total * keep + tl.sum(b_weight * b_sum, 0)
+        b_out = b_out * keep + tl.sum(b_weight[:, None] * b_mix, 0)
+        top = peak
     tl.store(p_out + (node * H + head) * D + o_d, b_out / total)
 
 
