@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from draftwood.batch import GRANULE
-from draftwood.kernels.linear.base import padded, row_multiple
+from draftwood.kernels._rows import padded
+from draftwood.kernels.linear.base import row_multiple
 
 SMALLEST_PIECE = 16
 

@@ -89,9 +89,3 @@ def row_multiple(device: str) -> int:
     once there are four of them (`tests/kernels/test_row_invariance.py` holds it); on a GPU one shape is always used.
     """
     return 4 if device == "cpu" else MAX_ROWS
-
-
-def padded(x: Tensor, multiple: int) -> Tensor:
-    """x [R, K] with zero rows added up to a multiple."""
-    missing = -x.shape[0] % multiple
-    return functional.pad(x, (0, 0, 0, missing)) if missing else x

@@ -6,15 +6,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from draftwood.kernels._rows import padded
 from draftwood.kernels.dequant import dequantise
-from draftwood.kernels.linear.base import (
-    LinearForm,
-    LinearRequest,
-    LinearWeight,
-    by_granule,
-    padded,
-    row_multiple,
-)
+from draftwood.kernels.linear.base import LinearForm, LinearRequest, LinearWeight, by_granule, row_multiple
 
 
 class FloatWeight(LinearWeight):

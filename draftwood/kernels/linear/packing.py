@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from draftwood.formats.ggml import BlockType
+from draftwood.kernels._rows import padded
 from draftwood.kernels.buffers import packed_buffers
 from draftwood.kernels.dequant.reference import CODES, FLOATS, SCALE_STEPS, Steps
 from draftwood.kernels.layouts import BLOCK, STEP, Layout, layout_of
-from draftwood.kernels.linear.base import padded
 
 CODE_UNIT = 2.0**24
 """A code is read as the bits of a half, which stand for code * 2**-24; scales make up for it."""
