@@ -1,7 +1,7 @@
 """Small whole numbers in the fields of machine words.
 
-Field i of a word is its bits i * width and up; field i of word j holds value W * i + j of a row of W words. So a kernel
-that loads a row as words finds in one field of all of them a run of W values, in order.
+Field i of a word is its bits i * width and up; field i of word j holds value W * i + j of a row of W words: one field
+of all words is a run of W values.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ def without_conflicts(
 ) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
     """What each bit of a register's, a lane's and a warp's number adds to row and word, for `tile_as`.
 
-    A lane has words of `size` bytes for eight neighbouring values, and eight lanes store together, 16 bytes of halves
-    each. The rows of halves are cut to 128 bytes, in which 16-byte places are exchanged by the low bits of the row's
-    number (the swizzle of an operand of wgmma). So that the eight have all places, each of three bits of a lane's
+    A lane has words of `size` bytes with eight neighbouring values or more, and eight lanes store together, 16 bytes of
+    halves each. The rows of halves are cut to 128 bytes, in which 16-byte places are exchanged by the low bits of the
+    row's number (the swizzle of an operand of wgmma). So that the eight have all places, each of three bits of a lane's
     number changes one bit of the place: by a word where one does, otherwise by a row, and by a row too where lanes that
     read together would meet in a bank. Of a small tile several lanes or warps have the same words.
     """
