@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from draftwood.cache.coded import CodedPlane, Fields
-from draftwood.cache.words import pack, unpack
 from draftwood.kernels.norm.reference import ordered_sum
 
 GRID = 1 << 14
@@ -100,6 +99,8 @@ class SpherePlane(CodedPlane):
     def __init__(self, heads: int, head_dim: int, capacity: int, device: str) -> None:
         super().__init__(heads, head_dim, capacity, device)
         self._book = codebook(head_dim, self.bits, device)
+        self._width = self.bits & ~1
+        self._code_places, self._sign_places = _code_places(self._width, device), _sign_places(device)
 
     @classmethod
     def layout(cls, head_dim: int) -> dict[str, tuple[torch.dtype, int]]:
@@ -112,40 +113,44 @@ class SpherePlane(CodedPlane):
         length = _length(rows)
         codes = self._book.nearest(rows / length.clamp_min(torch.finfo(torch.float32).tiny))
         norm = length / _length(self._book.values(codes))
-        fields, width = {"norm": norm.clamp_max(LONGEST).half()}, self.bits & ~1
-        codes = codes.unflatten(-1, (-1, 4 // width, 8)).transpose(-1, -3).flatten(-3)
+        fields = {"norm": norm.clamp_max(LONGEST).half()}
         if self.bits % 2:
-            fields["signs"] = _pack_signs(codes >> (self.bits - 1))
-        return fields | {"codes": pack(codes & (1 << width) - 1, width, 32 // width)}
+            signs = codes >> (self.bits - 1)
+            padded = torch.nn.functional.pad(signs, (0, -signs.shape[-1] % 32))
+            fields["signs"] = _packed(padded, self._sign_places)
+        return fields | {"codes": _packed(codes & (1 << self._width) - 1, self._code_places)}
 
     def decode(self, fields: Fields) -> Tensor:
         """See CodedPlane."""
-        width = self.bits & ~1
-        codes = unpack(fields["codes"], width, 32 // width)
+        codes = _unpacked(fields["codes"], self._width, self._code_places)
         if self.bits % 2:
-            codes += _unpack_signs(fields["signs"], codes.shape[-1]) << (self.bits - 1)
-        codes = codes.unflatten(-1, (8, 4 // width, -1)).transpose(-1, -3).flatten(-3)
+            signs = _unpacked(fields["signs"], 1, self._sign_places)[..., : codes.shape[-1]]
+            codes += signs << (self.bits - 1)
         return self._book.values(codes) * fields["norm"].float()
 
 
-def _sign_places(device: torch.device) -> Tensor:
-    """Where a word has the sign of field 2 f + o of word p of its two: int32 [8 (f), 2 (o), 1, 2 (p)]."""
-    four, one, two = (torch.arange(count, dtype=torch.int32, device=device) for count in (8, 2, 2))
-    return 4 * four[:, None, None, None] + one[:, None, None] + 2 * two
+def _code_places(width: int, device: str) -> Tensor:
+    """Where a word has the code of each of its values, int32 [32 / width]."""
+    value = torch.arange(32 // width, dtype=torch.int32, device=device)
+    return (value % 8 * (4 // width) + value // 8) * width
 
 
-def _pack_signs(signs: Tensor) -> Tensor:
-    """int32 [..., D] of 0 and 1, by field and word -> words int32 [..., D / 32, rounded up]."""
-    by_field = signs.unflatten(-1, (8, 2, -1))
-    by_field = torch.nn.functional.pad(by_field, (0, by_field.shape[-1] % 2)).unflatten(-1, (-1, 2))
-    words: Tensor = (by_field << _sign_places(signs.device)).sum((-4, -3, -1), dtype=torch.int32)
+def _sign_places(device: str) -> Tensor:
+    """Where a word has the sign of each of its 32 values, int32: the even fields of a word of codes, then the odd ones,
+    then those of the next word."""
+    value = torch.arange(32, dtype=torch.int32, device=device)
+    return value % 8 * 4 + value // 8 % 2 + value // 16 * 2
+
+
+def _packed(values: Tensor, places: Tensor) -> Tensor:
+    """int32 [..., D] -> words int32 [..., D / n] of n neighbouring values each."""
+    words: Tensor = (values.unflatten(-1, (-1, len(places))) << places).sum(-1, dtype=torch.int32)
     return words
 
 
-def _unpack_signs(words: Tensor, head_dim: int) -> Tensor:
-    """The inverse of `_pack_signs`."""
-    by_field = words[..., None, None, :, None] >> _sign_places(words.device) & 1
-    return by_field.flatten(-2)[..., : head_dim // 16].flatten(-3)
+def _unpacked(words: Tensor, width: int, places: Tensor) -> Tensor:
+    """The inverse of `_packed`, int32 [..., D]."""
+    return (words.unsqueeze(-1) >> places & (1 << width) - 1).flatten(-2)
 
 
 def _length(rows: Tensor) -> Tensor:
