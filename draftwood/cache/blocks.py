@@ -63,9 +63,14 @@ def unpack_nibbles(nibbles: Tensor) -> Tensor:
 
 def pack_fifth(codes: Tensor) -> Tensor:
     """Bit 4 of codes uint8 [..., n, 32] -> int32 [..., n]."""
-    return pack((codes >> 4).int(), 1, BLOCK).squeeze(-1)
+    return pack((codes >> 4).int(), _bits(codes.device)).squeeze(-1)
 
 
 def unpack_fifth(fifth: Tensor) -> Tensor:
     """The inverse of `pack_fifth`, with 16 for a set bit: uint8 [..., n, 32]."""
-    return unpack(fifth.unsqueeze(-1), 1, BLOCK).to(torch.uint8) << 4
+    return unpack(fifth.unsqueeze(-1), 1, _bits(fifth.device)).to(torch.uint8) << 4
+
+
+def _bits(device: torch.device) -> Tensor:
+    """Where a word has the fifth bit of each of its values."""
+    return torch.arange(BLOCK, dtype=torch.int32, device=device)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from draftwood.cache.coded import CodedPlane, Fields
+from draftwood.cache.words import pack, unpack
 from draftwood.kernels.norm.reference import ordered_sum
 
 GRID = 1 << 14
@@ -117,14 +118,14 @@ class SpherePlane(CodedPlane):
         if self.bits % 2:
             signs = codes >> (self.bits - 1)
             padded = torch.nn.functional.pad(signs, (0, -signs.shape[-1] % 32))
-            fields["signs"] = _packed(padded, self._sign_places)
-        return fields | {"codes": _packed(codes & (1 << self._width) - 1, self._code_places)}
+            fields["signs"] = pack(padded, self._sign_places)
+        return fields | {"codes": pack(codes & (1 << self._width) - 1, self._code_places)}
 
     def decode(self, fields: Fields) -> Tensor:
         """See CodedPlane."""
-        codes = _unpacked(fields["codes"], self._width, self._code_places)
+        codes = unpack(fields["codes"], self._width, self._code_places)
         if self.bits % 2:
-            signs = _unpacked(fields["signs"], 1, self._sign_places)[..., : codes.shape[-1]]
+            signs = unpack(fields["signs"], 1, self._sign_places)[..., : codes.shape[-1]]
             codes += signs << (self.bits - 1)
         return self._book.values(codes) * fields["norm"].float()
 
@@ -140,17 +141,6 @@ def _sign_places(device: str) -> Tensor:
     then those of the next word."""
     value = torch.arange(32, dtype=torch.int32, device=device)
     return value % 8 * 4 + value // 8 % 2 + value // 16 * 2
-
-
-def _packed(values: Tensor, places: Tensor) -> Tensor:
-    """int32 [..., D] -> words int32 [..., D / n] of n neighbouring values each."""
-    words: Tensor = (values.unflatten(-1, (-1, len(places))) << places).sum(-1, dtype=torch.int32)
-    return words
-
-
-def _unpacked(words: Tensor, width: int, places: Tensor) -> Tensor:
-    """The inverse of `_packed`, int32 [..., D]."""
-    return (words.unsqueeze(-1) >> places & (1 << width) - 1).flatten(-2)
 
 
 def _length(rows: Tensor) -> Tensor:

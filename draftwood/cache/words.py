@@ -1,8 +1,4 @@
-"""Small whole numbers in the fields of machine words.
-
-Field i of a word is its bits i * width and up; field i of word j holds value W * i + j of a row of W words: one field
-of all words is a run of W values.
-"""
+"""Small whole numbers in the fields of machine words of 32 bits, a word those of neighbouring values."""
 
 from __future__ import annotations
 
@@ -10,17 +6,12 @@ import torch
 from torch import Tensor
 
 
-def pack(values: Tensor, width: int, fields: int) -> Tensor:
-    """Values int32 [..., D] of `width` bits -> words int32 [..., D / fields]; fields: a power of two."""
-    words = values
-    while fields > 1:
-        fields //= 2
-        low, high = words.chunk(2, -1)
-        words = low | high << width * fields
+def pack(values: Tensor, places: Tensor) -> Tensor:
+    """Values int32 [..., D] -> words int32 [..., D / n]; places: int32 [n], the lowest bit of each value of a word."""
+    words: Tensor = (values.unflatten(-1, (-1, len(places))) << places).sum(-1, dtype=torch.int32)
     return words
 
 
-def unpack(words: Tensor, width: int, fields: int) -> Tensor:
-    """The inverse of `pack`, int32 [..., D]; words int32, or int16 where 16 bits are in use."""
-    shifts = torch.arange(0, width * fields, width, dtype=torch.int32, device=words.device).unsqueeze(-1)
-    return (words.int().unsqueeze(-2) >> shifts & (1 << width) - 1).flatten(-2)
+def unpack(words: Tensor, width: int, places: Tensor) -> Tensor:
+    """The inverse of `pack`, values of `width` bits, int32 [..., D]; words int32, or int16 where 16 bits are in use."""
+    return (words.unsqueeze(-1) >> places & (1 << width) - 1).flatten(-2)

@@ -193,30 +193,24 @@ def store_coordinates(fields, row, b_x, D: tl.constexpr, BITS: tl.constexpr):
     b_norm = tl.minimum(tl.div_rn(b_length, _length(b_level, D)), _LONGEST)
     tl.store(p_norm + row + tl.arange(0, 1), tl.reshape(b_norm, (1,)).to(tl.float16))
     b_negative = (b_unit < 0).to(tl.int32)
+    # Places of codes and of signs as in `cache.sphere`.
+    CODES: tl.constexpr = 8 if BITS == 4 else 16
+    o_code = tl.arange(0, CODES)
+    o_code = (o_code % 8 * (CODES // 8) + o_code // 8) * (32 // CODES)
     if BITS == 3:
-        _store_words(p_codes, row, b_number, 2, 16, D)
-        _store_signs(p_signs, row, b_negative, D)
+        o_sign = tl.arange(0, 32)
+        _store_words(p_signs, row, b_negative, o_sign % 8 * 4 + o_sign // 8 % 2 + o_sign // 16 * 2, D)
     else:
-        _store_words(p_codes, row, b_number | b_negative << (BITS - 1), BITS, 32 // BITS, D)
+        b_number |= b_negative << (BITS - 1)
+    _store_words(p_codes, row, b_number, o_code, D)
 
 
 @triton.jit
-def _store_signs(p_field, row, b_x, D: tl.constexpr):
-    """As `cache.sphere._pack_signs`."""
-    # Of 32 values, the word of two, then the even or odd fields, then which of these.
-    o_value = tl.arange(0, 32)
-    o_place = o_value % 8 * 4 + o_value // 8 % 2 + o_value // 16 * 2
-    b_word = tl.sum(tl.reshape(b_x, (D // 32, 32)) << o_place[None, :], 1)
-    tl.store(p_field + row * (D // 32) + tl.arange(0, D // 32), b_word)
-
-
-@triton.jit
-def _store_words(p_field, row, b_x, BITS: tl.constexpr, CODES: tl.constexpr, D: tl.constexpr):
-    """Words of CODES codes each, of whole numbers [D]."""
-    o_value = tl.arange(0, CODES)
-    o_place = (o_value % 8 * (CODES // 8) + o_value // 8) * BITS
-    b_word = tl.sum(tl.reshape(b_x, (D // CODES, CODES)) << o_place[None, :], 1)
-    tl.store(p_field + row * (D // CODES) + tl.arange(0, D // CODES), b_word.to(p_field.dtype.element_ty))
+def _store_words(p_field, row, b_x, o_place, D: tl.constexpr):
+    """As `cache.words.pack`, of whole numbers [D]."""
+    W: tl.constexpr = D // o_place.shape[0]
+    b_word = tl.sum(tl.reshape(b_x, (W, o_place.shape[0])) << o_place[None, :], 1)
+    tl.store(p_field + row * W + tl.arange(0, W), b_word)
 
 
 def tables(bits: int, head_dim: int, device: str) -> tuple[Tensor, ...]:

@@ -42,6 +42,12 @@ _BARRIERS = 96
 
 
 @gluon.constexpr_function
+def _product(columns, warps):
+    """The layout of what a warpgroup or two multiply, 64 rows each."""
+    return gl.NVMMADistributedLayout([3, 0], [warps, 1], [16, columns, 16])
+
+
+@gluon.constexpr_function
 def _who_copies(tile, warps):
     """Sixteen bytes a lane, or a row."""
     each = min(128 // tile.dtype.primitive_bitwidth, tile.shape[1])
@@ -212,7 +218,7 @@ def _score(b_held, q, k, k_full, block):
     held in registers."""
     STAGES: gl.constexpr = k.shape[0]
     HALF: gl.constexpr = q.shape[1] // 2
-    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, k.shape[1], 16])
+    SCORES: gl.constexpr = _product(k.shape[1], gl.num_warps())
     b_zero = gl.full([q.shape[0], k.shape[1]], 0.0, gl.float32, SCORES)
     mbarrier.wait(k_full.index(block % STAGES), block // STAGES & 1)
     keys = k.index(block % STAGES)
@@ -265,7 +271,7 @@ def _attend(
     V_STAGES: gl.constexpr = v.shape[0]
     KEYS: gl.constexpr = k.shape[1]
     D: gl.constexpr = k.shape[2]
-    MIX: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, D, 16])
+    MIX: gl.constexpr = _product(D, gl.num_warps())
     OF_ROW: gl.constexpr = b_factor.type.layout
     OF_MIX: gl.constexpr = gl.SliceLayout(1, MIX)
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, MIX, 2)
@@ -283,8 +289,7 @@ def _attend(
     blocks = (stop - first + KEYS - 1) // KEYS
     # A single consumer has registers left: each product then reads half as much of the queries from shared memory.
     if not PATH and gl.num_warps() == 4 and D >= 128:
-        SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
-        b_held = q.slice(0, D // 2, 1).load(gl.DotOperandLayout(0, SCORES, 2))
+        b_held = q.slice(0, D // 2, 1).load(gl.DotOperandLayout(0, _product(KEYS, gl.num_warps()), 2))
     else:
         b_held = None
     b_s = warpgroup_mma_wait(0, [_score(b_held, q, k, k_full, 0)])
@@ -337,8 +342,8 @@ def _continue(
     """
     HEADS: gl.constexpr = H // G
     WARPS: gl.constexpr = gl.num_warps()
-    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, KEYS, 16])
-    MIX: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, D, 16])
+    SCORES: gl.constexpr = _product(KEYS, WARPS)
+    MIX: gl.constexpr = _product(D, WARPS)
     HALVES: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     QUERIES: gl.constexpr = gl.BlockedLayout([1, 4], [32 * 4 // min(D, 128), min(D, 128) // 4], [WARPS, 1], [1, 0])
     PARTS: gl.constexpr = AHEAD * KEYS // PART
