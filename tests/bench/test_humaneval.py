@@ -59,7 +59,11 @@ def test_a_changed_task_is_refused(humaneval_file: Path, tmp_path: Path) -> None
         load_prompts(changed)
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"not json\n"), gzip.compress(b"{}\n" * 10)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not gzip", gzip.compress(b"not json\n"), gzip.compress(b"{}\n" * 10)],
+    ids=["empty", "not gzip", "not json", "other rows"],  # gzip notes the time, and all workers must find one name.
+)
 def test_another_file_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "other.gz"
     path.write_bytes(content)
